@@ -1,0 +1,8 @@
+"""Prediction of labels on the three grids."""
+
+from ..cases import points
+from . import grid
+
+
+def run(session):
+    grid.run(session, "predict", lambda dtype: points("predict", dtype, session.quick))

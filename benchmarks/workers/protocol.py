@@ -1,0 +1,75 @@
+"""A peer's side of the conversation: JSON lines on stdin and stdout, arrays in .npz files.
+
+A task is a function `(arrays, options) -> (call, outcome)`. `call()` is what is timed, and returns
+once its result is there; `outcome(result)` is `(arrays, facts)` to check it by.
+"""
+
+import gc
+import json
+import os
+import sys
+import time
+from importlib import metadata
+
+import numpy as np
+
+# A call is repeated until this much time has passed, so that the clock is fine enough.
+_LEAST_SECONDS = 0.02
+
+
+def versions(*names):
+    """The versions of the packages that decide a result."""
+    return {name: metadata.version(name) for name in names}
+
+
+def timed(call):
+    """Seconds a call."""
+    count, start = 0, time.perf_counter()
+    while True:
+        call()
+        count += 1
+        passed = time.perf_counter() - start
+        if passed >= _LEAST_SECONDS:
+            return passed / count
+
+
+def serve(tasks, about):
+    """Answer requests until stdin ends."""
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a library prints is no reply
+
+    def reply(**answer):
+        replies.write(json.dumps(answer) + "\n")
+        replies.flush()
+
+    calls = {}
+
+    def prepare(request):
+        arrays = {}
+        if request["inputs"]:
+            with np.load(request["inputs"]) as stored:
+                arrays = dict(stored)
+        call, outcome = tasks[request["task"]](arrays, request["options"])
+        start = time.perf_counter()
+        result = call()
+        first = time.perf_counter() - start
+        arrays, facts = outcome(result)
+        np.savez(request["outputs"], **arrays)
+        calls[request["slot"]] = call
+        return {"first": first, "facts": facts}
+
+    reply(**about)
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            if request["op"] == "prepare":
+                reply(**prepare(request))
+            elif request["op"] == "time":
+                reply(seconds=timed(calls[request["slot"]]))
+            elif request["op"] == "forget":
+                calls.clear()
+                gc.collect()
+                reply()
+        except Exception as error:  # the other side decides what a failure means
+            first_line = (str(error).splitlines() or [""])[0]
+            reply(error=f"{type(error).__name__}: {first_line[:160]}")

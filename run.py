@@ -1,0 +1,72 @@
+"""One-line commands for a clone: each sets up `.venv` in it, where needed, and runs there.
+
+    python3 run.py demo           fit the handwritten digits: a table and a picture
+    python3 run.py test [...]     run the tests; further arguments go to pytest
+    python3 run.py check          lint, formatting, types
+
+Only Python (3.11 or newer) and pip are needed. Nothing outside the clone is installed to.
+"""
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+VENV = ROOT / ".venv"
+PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+# For each command the extra of pyproject.toml that it needs, and what it runs in .venv.
+COMMANDS = {
+    "demo": ("plot,sklearn", [["examples/first_fit.py"]]),
+    "test": ("test", [["-m", "pytest"]]),
+    "check": (
+        "dev",
+        [
+            ["-m", "ruff", "check"],
+            ["-m", "ruff", "format", "--check"],
+            ["-m", "pyright"],
+        ],
+    ),
+}
+
+
+def install(extra):
+    """Install the clone into .venv, unless that was done since pyproject.toml changed."""
+    recipe = [sys.version, str(ROOT), (ROOT / "pyproject.toml").read_text(encoding="utf-8")]
+    digest = hashlib.sha256("\n".join(recipe).encode()).hexdigest()
+    stamp = VENV / f"installed-{extra.replace(',', '-')}"
+    if PYTHON.exists() and stamp.exists() and stamp.read_text() == digest:
+        return
+    print(f"Installing gmmx[{extra}] into {VENV} ...", flush=True)
+    pip = [str(PYTHON), "-m", "pip", "--disable-pip-version-check"]
+    has_pip = PYTHON.exists() and subprocess.run([*pip, "--version"], capture_output=True)
+    if not has_pip or has_pip.returncode:
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(VENV)], check=True)
+    subprocess.run([*pip, "install", "--quiet", "--editable", f"{ROOT}[{extra}]"], check=True)
+    stamp.write_text(digest)
+
+
+def main(arguments):
+    if not arguments or arguments[0] not in COMMANDS:
+        print(__doc__)
+        return 2
+    if sys.version_info < (3, 11):
+        print("gmmx needs Python 3.11 or newer; this is " + sys.version.split()[0] + ".")
+        return 2
+    extra, programs = COMMANDS[arguments[0]]
+    try:
+        install(extra)
+    except subprocess.CalledProcessError as error:
+        print("Setting up .venv failed, see above.", file=sys.stderr)
+        return error.returncode
+    codes = [
+        subprocess.run([str(PYTHON), *program, *arguments[1:]], cwd=ROOT, check=False).returncode
+        for program in programs
+    ]
+    return max(codes, key=abs)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

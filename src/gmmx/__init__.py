@@ -1,0 +1,21 @@
+"""Gaussian mixtures for JAX: an Equinox module, trained by EM or by any Optax optimiser."""
+
+from importlib.metadata import version as _version
+
+from ._covariance import AbstractCovariance as AbstractCovariance
+from ._fit.base import AbstractFitter as AbstractFitter
+from ._fit.base import FitState as FitState
+from ._fit.em import EMFitter as EMFitter
+from ._fit.gradient import GradientFitter as GradientFitter
+from ._fit.restarts import Restarts as Restarts
+from ._fit.result import FitError as FitError
+from ._fit.result import FitResult as FitResult
+from ._fit.result import FitWarning as FitWarning
+from ._fit.result import Status as Status
+from ._init import initialize as initialize
+from ._mixture import GaussianMixture as GaussianMixture
+
+GaussianMixtureModelJax = GaussianMixture
+"""The name of the package GMMX"""
+
+__version__ = _version("gmmx")

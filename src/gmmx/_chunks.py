@@ -1,0 +1,71 @@
+"""Rows in chunks that stay in the cache, so that no array of n × K × d is ever built."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+# Bytes of working set a chunk may take. On a CPU the features have to stay in the cache between
+# the two products that read them; on an accelerator a chunk has to be large enough to fill it.
+_CPU_BYTES = 5 * 2**20
+_ACCELERATOR_BYTES = 2**28
+
+
+def rows_per_chunk(n: int, columns: int, itemsize: int) -> int:
+    """How many of n rows to take at once when each needs this many columns of working set.
+
+    A divisor of n where there is one nearby, since then no row is padded or visited twice.
+    """
+    budget = _CPU_BYTES if jax.default_backend() == "cpu" else _ACCELERATOR_BYTES
+    rows = max(256, budget // (columns * itemsize))
+    if n <= 1.5 * rows:
+        return n
+    for candidate in range(rows, rows // 2, -1):
+        if n % candidate == 0:
+            return candidate
+    return rows
+
+
+def fold(
+    fn: Callable[[PyTree, Float[Array, " r"] | None, PyTree], PyTree],
+    arrays: PyTree[Float[Array, "n ..."]],
+    per_chunk: PyTree,
+    rows: int,
+) -> PyTree:
+    """Σ over chunks of `fn(arrays of the chunk, present, per_chunk[i])`.
+
+    The last chunk reaches back over rows that were seen already, so that the data are never
+    copied to be padded; `present` is zero there and one elsewhere, and None where all rows are
+    new in every chunk.
+    """
+    first = jax.tree.leaves(arrays)[0]
+    n = first.shape[0]
+    if rows == n:
+        return fn(arrays, None, jax.tree.map(lambda leaf: leaf[0], per_chunk))
+
+    def chunk(i: Array) -> PyTree:
+        start = jnp.minimum(i * rows, n - rows)
+        block = jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, start, rows), arrays)
+        present = None
+        if n % rows:
+            present = (start + jnp.arange(rows) >= i * rows).astype(first.dtype)
+        return fn(block, present, jax.tree.map(lambda leaf: leaf[i], per_chunk))
+
+    total = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(chunk, 0))
+    return jax.lax.fori_loop(
+        0, -(-n // rows), lambda i, total: jax.tree.map(jnp.add, total, chunk(i)), total
+    )
+
+
+def map_rows(
+    fn: Callable[[Float[Array, "r d"]], PyTree], x: Float[Array, "n d"], rows: int
+) -> PyTree:
+    """`fn` over all rows, chunk by chunk, its outputs put together along the first axis."""
+    n, d = x.shape
+    if rows == n:
+        return fn(x)
+    count = -(-n // rows)
+    padded = jnp.pad(x, ((0, count * rows - n), (0, 0)), mode="edge") if n % rows else x
+    mapped = jax.lax.map(fn, padded.reshape(count, rows, d))
+    return jax.tree.map(lambda leaf: leaf.reshape(count * rows, *leaf.shape[2:])[:n], mapped)

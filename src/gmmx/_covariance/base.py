@@ -1,0 +1,178 @@
+"""What a covariance structure answers; everything else in the library asks only this."""
+
+import abc
+from typing import ClassVar, Self
+
+import equinox as eqx
+from jaxtyping import Array, Float, PyTree
+
+_registry: "dict[str, type[AbstractCovariance]]" = {}
+
+
+class AbstractCovariance(eqx.Module):
+    """The covariances of all K components at once, held as the Cholesky factor of the precision.
+
+    With Λ_k = W_kᵀW_k and W_k lower triangular, a component's density needs matrix products only:
+    y = W_k(x − μ_k) and log|W_k|. The leaves are W with its diagonal in logs, so that any real
+    values are a valid structure.
+
+    A subclass names itself in `covariance_type` and is then found under that name by
+    `GaussianMixture.create`, `from_parameters`, `initialize` and the rest. Its methods come in
+    four groups: parameters, the density as it is defined (whitened), the density as a product of
+    features and coefficients (packed), and the M-step.
+
+    The moments that a structure sees stand in the frame of the model that took them, that is,
+    in y rather than in x: there they are of order one whatever the units of the data.
+    """
+
+    covariance_type: ClassVar[str]
+    closed_under_linear_maps: ClassVar[bool]
+    """Whether the covariances of Ax are of the same structure for any A"""
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        name = cls.__dict__.get("covariance_type")
+        if name is not None:
+            _registry[name] = cls
+
+    # Parameters
+
+    @classmethod
+    @abc.abstractmethod
+    def from_covariances(cls, covariances: Array) -> Self:
+        """The structure with these covariances, in the structure's natural shape."""
+
+    @classmethod
+    @abc.abstractmethod
+    def from_precisions_cholesky(cls, precisions_cholesky: Array) -> Self:
+        """The structure with these factors, in scikit-learn's shapes (upper: Λ = UUᵀ)."""
+
+    @classmethod
+    @abc.abstractmethod
+    def from_scale(cls, scale: Float[Array, " d"], n_components: int) -> Self:
+        """The structure whose components all have these standard deviations and no correlation."""
+
+    @classmethod
+    @abc.abstractmethod
+    def natural_shape(cls, n_components: int, n_features: int) -> tuple[int, ...]:
+        """The shape of `covariances`."""
+
+    @property
+    @abc.abstractmethod
+    def covariances(self) -> Array:
+        """Covariances in the natural shape."""
+
+    @property
+    @abc.abstractmethod
+    def precisions(self) -> Array:
+        """Precisions in the natural shape."""
+
+    @property
+    @abc.abstractmethod
+    def precisions_cholesky(self) -> Array:
+        """Factors of the precisions in scikit-learn's shapes (upper: Λ = UUᵀ)."""
+
+    @abc.abstractmethod
+    def n_parameters(self, n_components: int, n_features: int) -> int:
+        """The number of free covariance parameters."""
+
+    @abc.abstractmethod
+    def rescale(self, scale: Float[Array, " d"]) -> Self:
+        """The covariances of x·scale, feature by feature."""
+
+    @abc.abstractmethod
+    def usable_scale(self, scale: Float[Array, " d"]) -> Float[Array, " d"]:
+        """The scale nearest to this one under which `rescale` stays in the structure."""
+
+    @abc.abstractmethod
+    def factors(self, n_components: int, n_features: int) -> Float[Array, "k d d"]:
+        """The dense lower factors W_k."""
+
+    @abc.abstractmethod
+    def in_frame(self, root: Float[Array, "d d"]) -> Self:
+        """The covariances of z where x = Lz, L lower triangular: W becomes WL.
+
+        Asked only of a structure that is closed under linear maps.
+        """
+
+    # The density, whitened
+
+    @abc.abstractmethod
+    def whiten(self, x: Float[Array, "n d"], means: Float[Array, "k d"]) -> Float[Array, "k d n"]:
+        """y = W_k(x − μ_k), subtracted first: as accurate as the data are."""
+
+    @abc.abstractmethod
+    def half_log_det(self, n_features: int) -> Float[Array, " *k"]:
+        """log|W_k| = ½ log|Λ_k|."""
+
+    @abc.abstractmethod
+    def precision_trace(self, n_features: int) -> Float[Array, " *k"]:
+        """tr Λ_k, what `reg_covar` penalises."""
+
+    @abc.abstractmethod
+    def scatter(self, y: Float[Array, "k d n"], responsibilities: Float[Array, "k n"]) -> Array:
+        """Σ_i z_ik yyᵀ, or as much of it as the M-step needs."""
+
+    # The density, packed: log-densities and moments as two matrix products
+
+    @abc.abstractmethod
+    def packed_coefficients(
+        self, means: Float[Array, "k d"], constant: Float[Array, " k"]
+    ) -> PyTree:
+        """What turns features into log-densities; `constant` is added to each component's."""
+
+    @abc.abstractmethod
+    def packed_features(self, coefficients: PyTree, x: Float[Array, "n d"]) -> PyTree:
+        """The features φ(x)."""
+
+    @abc.abstractmethod
+    def packed_log_density(self, coefficients: PyTree, features: PyTree) -> Float[Array, "n k"]:
+        """φ(x)Θᵀ."""
+
+    @abc.abstractmethod
+    def packed_sums(self, features: PyTree, responsibilities: Float[Array, "n k"]) -> PyTree:
+        """zᵀφ, additive over rows."""
+
+    @abc.abstractmethod
+    def packed_moments(
+        self, sums: PyTree, means: Float[Array, "k d"]
+    ) -> tuple[Float[Array, " k"], Float[Array, "k d"], Array]:
+        """(n_k, Σ z(x − μ_k), the scatter in this structure's frame) from the sums."""
+
+    @abc.abstractmethod
+    def cancellation(
+        self, reaches: Float[Array, "c d"], means: Float[Array, "k d"]
+    ) -> Float[Array, "c k"]:
+        """Σ_ij |Λ_k,ij| e_i e_j with e_i = max(reach_i, |μ_k,i|): the size of the packed terms.
+
+        Rounding leaves an error of about ε times this in a packed log-density, and the same
+        relative error in the packed covariance.
+        """
+
+    # The M-step
+
+    @abc.abstractmethod
+    def maximise(
+        self,
+        weight: Float[Array, " k"],
+        first: Float[Array, "k d"],
+        second: Array,
+        shift: Float[Array, "k d"],
+        reg_covar: Float[Array, ""],
+    ) -> Self:
+        """The structure of most likelihood when the means move by `shift`.
+
+        `weight` is n_k, `first` Σ z(x − μ_k) in the data's units, `second` the scatter in this
+        structure's frame. `reg_covar` is added to the variances. A component of no weight keeps
+        its factor.
+        """
+
+
+def structure_named(covariance_type: str) -> type[AbstractCovariance]:
+    """The structure class of this name."""
+    if not isinstance(covariance_type, str) or covariance_type not in _registry:
+        known = ", ".join(repr(name) for name in _registry)
+        raise ValueError(
+            f"covariance_type={covariance_type!r} is not known. It has to be one of {known}."
+        )
+    return _registry[covariance_type]

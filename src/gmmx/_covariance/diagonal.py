@@ -1,0 +1,136 @@
+"""Every component a variance for each feature, and no correlation."""
+
+from typing import ClassVar, Self
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .._checks import check_positive
+from .._linalg import einsum
+from .base import AbstractCovariance
+
+
+class DiagonalCovariance(AbstractCovariance):
+    """Variances σ²_kj, one a component and feature (mclust's VVI)."""
+
+    log_cholesky: Float[Array, "k d"]
+    """log(1/σ_kj)."""
+
+    covariance_type: ClassVar[str] = "diag"
+    closed_under_linear_maps: ClassVar[bool] = False
+
+    @classmethod
+    def from_covariances(cls, covariances: Float[Array, "k d"]) -> Self:
+        check_positive(covariances, n_own=1)
+        return cls(-jnp.log(covariances) / 2)
+
+    @classmethod
+    def from_precisions_cholesky(cls, precisions_cholesky: Float[Array, "k d"]) -> Self:
+        return cls(jnp.log(precisions_cholesky))
+
+    @classmethod
+    def from_scale(cls, scale: Float[Array, " d"], n_components: int) -> Self:
+        return cls(jnp.tile(-jnp.log(scale), (n_components, 1)))
+
+    @classmethod
+    def natural_shape(cls, n_components: int, n_features: int) -> tuple[int, ...]:
+        return (n_components, n_features)
+
+    @property
+    def covariances(self) -> Float[Array, "k d"]:
+        return jnp.exp(-2 * self.log_cholesky)
+
+    @property
+    def precisions(self) -> Float[Array, "k d"]:
+        return jnp.exp(2 * self.log_cholesky)
+
+    @property
+    def precisions_cholesky(self) -> Float[Array, "k d"]:
+        return jnp.exp(self.log_cholesky)
+
+    def n_parameters(self, n_components: int, n_features: int) -> int:
+        return n_components * n_features
+
+    def rescale(self, scale: Float[Array, " d"]) -> Self:
+        return type(self)(self.log_cholesky - jnp.log(scale))
+
+    def usable_scale(self, scale: Float[Array, " d"]) -> Float[Array, " d"]:
+        return scale
+
+    def factors(self, n_components: int, n_features: int) -> Float[Array, "k d d"]:
+        return self.precisions_cholesky[:, :, None] * jnp.eye(
+            n_features, dtype=self.log_cholesky.dtype
+        )
+
+    def in_frame(self, root: Float[Array, "d d"]) -> Self:
+        raise NotImplementedError(
+            f"{self.covariance_type} covariances do not stay so under a rotation."
+        )
+
+    def whiten(self, x: Float[Array, "n d"], means: Float[Array, "k d"]) -> Float[Array, "k d n"]:
+        return (x.T - means[:, :, None]) * self.precisions_cholesky[:, :, None]
+
+    def half_log_det(self, n_features: int) -> Float[Array, " k"]:
+        return jnp.sum(self.log_cholesky, axis=-1)
+
+    def precision_trace(self, n_features: int) -> Float[Array, " k"]:
+        return jnp.sum(self.precisions, axis=-1)
+
+    def scatter(
+        self, y: Float[Array, "k d n"], responsibilities: Float[Array, "k n"]
+    ) -> Float[Array, "k d"]:
+        return jnp.sum(responsibilities[:, None] * y**2, axis=2)
+
+    def packed_coefficients(
+        self, means: Float[Array, "k d"], constant: Float[Array, " k"]
+    ) -> Float[Array, "k p"]:
+        linear = self.precisions * means
+        constant = constant - jnp.sum(linear * means, axis=-1) / 2
+        return jnp.concatenate([-self.precisions / 2, linear, constant[:, None]], axis=1)
+
+    def packed_features(
+        self, coefficients: Float[Array, "k p"], x: Float[Array, "n d"]
+    ) -> Float[Array, "n p"]:
+        return jnp.concatenate([x**2, x, jnp.ones_like(x[:, :1])], axis=1)
+
+    def packed_log_density(
+        self, coefficients: Float[Array, "k p"], features: Float[Array, "n p"]
+    ) -> Float[Array, "n k"]:
+        return einsum("np,kp->nk", features, coefficients)
+
+    def packed_sums(
+        self, features: Float[Array, "n p"], responsibilities: Float[Array, "n k"]
+    ) -> Float[Array, "k p"]:
+        return einsum("nk,np->kp", responsibilities, features)
+
+    def packed_moments(
+        self, sums: Float[Array, "k p"], means: Float[Array, "k d"]
+    ) -> tuple[Float[Array, " k"], Float[Array, "k d"], Float[Array, "k d"]]:
+        d = means.shape[-1]
+        square, raw, weight = sums[:, :d], sums[:, d:-1], sums[:, -1:]
+        second = (square - 2 * raw * means + weight * means**2) * self.precisions
+        return weight[:, 0], raw - weight * means, second
+
+    def cancellation(
+        self, reaches: Float[Array, "c d"], means: Float[Array, "k d"]
+    ) -> Float[Array, "c k"]:
+        reach = jnp.maximum(reaches[:, None], jnp.abs(means))
+        return jnp.sum(reach**2 * self.precisions, axis=-1)
+
+    def maximise(
+        self,
+        weight: Float[Array, " k"],
+        first: Float[Array, "k d"],
+        second: Float[Array, "k d"],
+        shift: Float[Array, "k d"],
+        reg_covar: Float[Array, ""],
+    ) -> Self:
+        empty = weight <= 0
+        weight = jnp.where(empty, 1, weight)[:, None]
+        # In the frame of the old factor, where the scatter is of order one.
+        scatter = second + (weight * shift**2 - 2 * first * shift) * self.precisions
+        variance = scatter / weight + reg_covar * self.precisions
+        # A variance that rounding has made zero or negative is a failure to be named, not a NaN
+        # of some later step.
+        log_cholesky = self.log_cholesky - jnp.log(jnp.where(variance > 0, variance, jnp.nan)) / 2
+        return type(self)(jnp.where(empty[:, None], self.log_cholesky, log_cholesky))

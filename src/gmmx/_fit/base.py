@@ -1,0 +1,250 @@
+"""What a fitter is: four verbs, and one `fit` that drives them.
+
+Where the data are concrete, Python drives blocks of steps, so that a fit can be watched and
+interrupted; inside a transformation the same steps run in one `lax.while_loop`.
+"""
+
+import abc
+import time
+from collections.abc import Callable
+from typing import Any, Self
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+
+from .. import _checks
+from .._mixture import GaussianMixture
+from .result import FitResult, Status, announce
+
+# The longest block between two looks at the keyboard, in seconds and in steps.
+_BLOCK_SECONDS = 0.2
+_BLOCK_STEPS = 128
+
+
+class FitState(eqx.Module):
+    """A fit between two steps."""
+
+    gmm: GaussianMixture
+    n_iter: Int[Array, ""]
+    log_likelihood: Float[Array, "*starts"]
+    """Of the model before the last step, whose likelihood that step took"""
+    log_likelihood_diff: Float[Array, "*starts"]
+    status: Status
+    inner: PyTree
+    """What the fitter itself remembers"""
+
+
+class AbstractFitter(eqx.Module):
+    """A way to fit a mixture. Fitters hold configuration only and are interchangeable.
+
+    A subclass gives `init`, `step` and `finish`, each a pure function, and `without_limit`.
+    """
+
+    max_iter: eqx.AbstractVar[int]
+
+    @abc.abstractmethod
+    def init(
+        self,
+        x: Float[Array, "n d"],
+        gmm: GaussianMixture,
+        weights: Float[Array, " n"] | None,
+        key: PRNGKeyArray,
+    ) -> FitState:
+        """The state before the first step."""
+
+    @abc.abstractmethod
+    def step(
+        self, state: FitState, x: Float[Array, "n d"], weights: Float[Array, " n"] | None
+    ) -> FitState:
+        """One step; what ends the fit is written into the state's status."""
+
+    @abc.abstractmethod
+    def finish(
+        self,
+        state: FitState,
+        x: Float[Array, "n d"],
+        weights: Float[Array, " n"] | None,
+    ) -> FitResult:
+        """The result, from the last state; its `history` is left empty."""
+
+    @abc.abstractmethod
+    def without_limit(self) -> Self:
+        """This fitter with its `max_iter` forgotten, so that another one compiles nothing new."""
+
+    def fit(
+        self,
+        x: Any,
+        gmm: GaussianMixture,
+        *,
+        weights: Any = None,
+        key: PRNGKeyArray | None = None,
+        progress: bool = False,
+        callback: Callable[[FitState], Any] | None = None,
+    ) -> FitResult:
+        """Fit the mixture to data.
+
+        **Arguments:**
+
+        - `x`: the data, `(n, d)`.
+        - `gmm`: where to start, for instance `gmmx.initialize(x, n_components)`.
+        - `weights`: how often each sample counts, `(n,)`; only their ratios matter.
+        - `key`: for fitters that draw; `jax.random.key(0)` if there is none.
+        - `progress`: show a bar with the likelihood (needs `tqdm`).
+        - `callback`: called with the state after each block of steps; the fit ends when it
+            returns `True`.
+
+        **Returns:** a `FitResult`. Ctrl-C ends the fit and returns the model as it is then.
+
+        **Raises:** `ValueError` for data that cannot be fitted; `FitError`, which holds the last
+        good model, where a covariance became singular or the likelihood not finite. Warns
+        (`FitWarning`) where the fit has not converged. Under `jit`, `vmap` or `grad` nothing is
+        raised, and the result's status says it.
+        """
+        x = _checks.check_data(x, gmm.n_components, gmm.n_features)
+        dtype = _checks.promote(x.dtype, gmm.dtype)
+        x, gmm = x.astype(dtype), jax.tree.map(lambda leaf: leaf.astype(dtype), gmm)
+        weights = _checks.check_weights(weights, x.shape[0], dtype)
+        key = jax.random.key(0) if key is None else key
+        if not _checks.is_concrete(x, gmm, weights, key, self):
+            return _solve(self, x, gmm, weights, key)
+        result = _observe(self, x, gmm, weights, key, progress, callback)
+        announce(result)
+        return result
+
+
+def _advance(
+    fitter: AbstractFitter,
+    state: FitState,
+    x: Array,
+    weights: Array | None,
+    limit: Int[Array, ""] | int,
+    history: Float[Array, "steps *starts"],
+) -> tuple[FitState, Float[Array, "steps *starts"]]:
+    """Steps until the fit ends or `limit` is reached, and the likelihoods of those steps."""
+    start = state.n_iter
+
+    def going(carry: tuple[FitState, Array]) -> Array:
+        return (carry[0].status == Status.running) & (carry[0].n_iter < limit)
+
+    def step(carry: tuple[FitState, Array]) -> tuple[FitState, Array]:
+        state, history = carry
+        state = fitter.step(state, x, weights)
+        index = state.n_iter - start - 1
+        # A step that was taken back has not moved the counter; it writes nothing.
+        index = jnp.where(index < 0, history.shape[0], index)
+        return state, history.at[index].set(state.log_likelihood, mode="drop")
+
+    return jax.lax.while_loop(going, step, (state, history))
+
+
+def _empty_history(state: FitState, steps: int) -> Float[Array, "steps *starts"]:
+    value = state.log_likelihood
+    return jnp.full((steps, *value.shape), jnp.nan, value.dtype)
+
+
+def _solve(
+    fitter: AbstractFitter,
+    x: Array,
+    gmm: GaussianMixture,
+    weights: Array | None,
+    key: PRNGKeyArray,
+) -> FitResult:
+    """The whole fit as one pure function."""
+    state = fitter.init(x, gmm, weights, key)
+    history = _empty_history(state, fitter.max_iter)
+    state, history = _advance(fitter, state, x, weights, fitter.max_iter, history)
+    return _with_history(fitter.finish(state, x, weights), history)
+
+
+def _with_history(result: FitResult, history: Float[Array, "steps *starts"]) -> FitResult:
+    """The result, with the likelihoods of the start that it is of."""
+    of_starts = history.reshape(history.shape[0], -1)
+    return eqx.tree_at(lambda r: r.history, result, jnp.asarray(of_starts[:, result.start]))
+
+
+@eqx.filter_jit
+def _begin(fitter, x, gmm, weights, key) -> FitState:
+    return fitter.init(x, gmm, weights, key)
+
+
+@eqx.filter_jit
+def _block(fitter, state, x, weights, limit) -> tuple[FitState, Array]:
+    return _advance(fitter, state, x, weights, limit, _empty_history(state, _BLOCK_STEPS))
+
+
+@eqx.filter_jit
+def _end(fitter, state, x, weights) -> FitResult:
+    return fitter.finish(state, x, weights)
+
+
+def _observe(
+    fitter: AbstractFitter,
+    x: Array,
+    gmm: GaussianMixture,
+    weights: Array | None,
+    key: PRNGKeyArray,
+    progress: bool,
+    callback: Callable[[FitState], Any] | None,
+) -> FitResult:
+    """The same steps driven from Python, in blocks short enough to be watched and interrupted."""
+    limit, fitter = fitter.max_iter, fitter.without_limit()
+    state = _begin(fitter, x, gmm, weights, key)
+    blocks: list[np.ndarray] = []
+    interrupted = False
+    n_iter, steps = 0, 1
+    with _Bar(limit, progress) as bar:
+        try:
+            while n_iter < limit:
+                began = time.perf_counter()
+                block_end = np.int32(min(limit, n_iter + steps))
+                advanced, values = _block(fitter, state, x, weights, block_end)
+                done = int(advanced.n_iter) - n_iter
+                state = advanced
+                blocks.append(np.asarray(values)[:done])
+                n_iter += done
+                bar.update(done, state)
+                if callback is not None and callback(state) is True:
+                    interrupted = True
+                if interrupted or not bool(state.status == Status.running):
+                    break
+                each = (time.perf_counter() - began) / max(done, 1)
+                steps = int(np.clip(_BLOCK_SECONDS / each, 1, _BLOCK_STEPS))
+        except KeyboardInterrupt:
+            interrupted = True
+    result = _end(fitter, state, x, weights)
+    history = np.concatenate([np.zeros((0, *np.shape(state.log_likelihood)), x.dtype), *blocks])
+    # In NumPy: as a JAX array each length would be a program of its own.
+    of_start = history.reshape(n_iter, -1)[: int(result.n_iter), int(result.start)]
+    result = eqx.tree_at(lambda r: r.history, result, jax.device_put(of_start))
+    if interrupted and bool(result.status == Status.max_steps_reached):
+        result = eqx.tree_at(lambda r: r.status, result, Status.interrupted)
+    return result
+
+
+class _Bar:
+    """A progress bar that shows the likelihood, or nothing."""
+
+    def __init__(self, total: int, shown: bool):
+        self._bar = None
+        if shown:
+            try:
+                from tqdm.auto import tqdm
+            except ImportError as error:
+                raise ImportError("progress=True needs tqdm: pip install tqdm") from error
+            self._bar = tqdm(total=total, desc="fit", unit="step")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def update(self, steps: int, state: FitState) -> None:
+        if self._bar is not None:
+            value = float(np.max(np.asarray(state.log_likelihood)))
+            self._bar.set_postfix_str(f"log-likelihood {value:.6f}", refresh=False)
+            self._bar.update(steps)

@@ -1,0 +1,164 @@
+"""Closed-form expectation–maximisation."""
+
+import dataclasses
+from typing import Self
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from .._mixture import GaussianMixture
+from .._moments import Survey, expect, is_empty, maximise
+from .base import AbstractFitter, FitState
+from .options import check_frozen, positive, sweepable
+from .result import FitResult, Status, where
+
+
+class _Memory(eqx.Module):
+    previous: GaussianMixture
+    """The model before the last step: of finite likelihood"""
+    gain: Float[Array, ""]
+    """The least gain of likelihood that the last M-step promised; zero without `reg_covar`"""
+    survey: Survey
+    packed: Bool[Array, " c"]
+    empty: Bool[Array, ""]
+
+
+class EMFitter(AbstractFitter):
+    r"""Expectation–maximisation: responsibilities, then the parameters that fit them best.
+
+    $$z_{ik} \propto w_k \mathcal{N}(x_i; \mu_k, \Sigma_k),\quad n_k = \sum_i z_{ik},\quad
+      w_k = \tfrac{n_k}{n},\quad \mu_k = \tfrac{1}{n_k}\sum_i z_{ik} x_i,\quad
+      \Sigma_k = \tfrac{1}{n_k}\sum_i z_{ik}(x_i-\mu_k)(x_i-\mu_k)^\top + \epsilon I$$
+
+    The likelihood, less the penalty that ε stands for, never falls (Dempster, Laird & Rubin 1977).
+
+    **Arguments:**
+
+    - `tol`: the fit has converged when the mean log-likelihood changes by less in one step.
+    - `max_iter`: the most steps.
+    - `reg_covar`: ε, added to the variances, in the squared units of the data.
+    - `frozen`: what stays as it is: any of `"weights"`, `"means"`, `"covariances"`.
+
+    Another `tol`, `max_iter` or `reg_covar` compiles nothing new.
+    """
+
+    tol: Float[Array, ""] | float = eqx.field(default=1e-3, converter=sweepable)
+    max_iter: int = eqx.field(default=100, static=True, converter=positive("max_iter"))
+    reg_covar: Float[Array, ""] | float = eqx.field(default=1e-6, converter=sweepable)
+    frozen: frozenset[str] = eqx.field(default=(), static=True, converter=check_frozen)
+
+    def without_limit(self) -> Self:
+        return dataclasses.replace(self, max_iter=1)
+
+    def init(
+        self,
+        x: Float[Array, "n d"],
+        gmm: GaussianMixture,
+        weights: Float[Array, " n"] | None,
+        key: PRNGKeyArray,
+    ) -> FitState:
+        survey = Survey.of(gmm, x)
+        zero = jnp.zeros((), x.dtype)
+        packed = survey.packed_is_accurate(gmm)
+        return FitState(
+            gmm=gmm,
+            n_iter=jnp.zeros((), jnp.int32),
+            log_likelihood=jnp.full((), -jnp.inf, x.dtype),
+            log_likelihood_diff=jnp.full((), jnp.inf, x.dtype),
+            status=Status.running,
+            inner=_Memory(gmm, zero, survey, packed, jnp.asarray(False)),
+        )
+
+    def step(
+        self, state: FitState, x: Float[Array, "n d"], weights: Float[Array, " n"] | None
+    ) -> FitState:
+        memory, gmm = state.inner, state.gmm
+        tol = jnp.asarray(self.tol, x.dtype)
+        reg_covar = jnp.asarray(self.reg_covar, x.dtype)
+        moments = expect(gmm, x, weights, memory.survey.frame, memory.packed)
+        log_likelihood = moments.log_likelihood / moments.count
+        updated = maximise(gmm, moments, reg_covar, self.frozen)
+
+        # Packed moments have to be accurate for the model that came out as well: one that has
+        # narrowed beyond that is taken back, and the step made again with those chunks whitened.
+        accurate = memory.survey.packed_is_accurate(updated)
+        taken_back = jnp.any(memory.packed & ~accurate)
+        again = dataclasses.replace(
+            state, inner=dataclasses.replace(memory, packed=memory.packed & accurate)
+        )
+
+        d = gmm.n_features
+        narrowing = updated.structure.precision_trace(d) - gmm.structure.precision_trace(d)
+        share = moments.weight / moments.count
+        first = state.n_iter == 0
+        change = jnp.where(first, jnp.inf, log_likelihood - state.log_likelihood)
+        # What rounding alone may move the likelihood by.
+        noise = 2e3 * jnp.finfo(x.dtype).eps * jnp.maximum(1, jnp.abs(log_likelihood))
+        fell = change - memory.gain < -jnp.maximum(tol, noise)
+        singular = ~_is_finite(updated)
+        non_finite = ~jnp.isfinite(log_likelihood)
+
+        status = Status.where(jnp.abs(change) < tol, Status.converged, Status.running)
+        status = Status.where(singular, Status.singular_covariance, status)
+        status = Status.where(fell, Status.likelihood_decreased, status)
+        status = Status.where(non_finite, Status.non_finite, status)
+        good = where(singular, gmm, updated)
+        moved = FitState(
+            gmm=where(fell | non_finite, memory.previous, good),
+            n_iter=state.n_iter + 1,
+            log_likelihood=log_likelihood,
+            log_likelihood_diff=change,
+            status=status,
+            inner=_Memory(
+                previous=where(non_finite, memory.previous, gmm),
+                gain=reg_covar / 2 * jnp.sum(share * narrowing),
+                survey=memory.survey,
+                packed=accurate,
+                empty=jnp.any(is_empty(moments)),
+            ),
+        )
+        return where(taken_back, again, moved)
+
+    def finish(
+        self,
+        state: FitState,
+        x: Float[Array, "n d"],
+        weights: Float[Array, " n"] | None,
+    ) -> FitResult:
+        memory = state.inner
+        log_likelihood = mean_log_prob(state.gmm, x, weights)
+        lost = ~jnp.isfinite(log_likelihood) & (state.status != Status.non_finite)
+        status = Status.where(
+            state.status == Status.running, Status.max_steps_reached, state.status
+        )
+        converged = (status == Status.converged) & ~lost
+        ended = (status == Status.converged) | (status == Status.max_steps_reached)
+        status = Status.where(ended & memory.empty, Status.empty_component, status)
+        status = Status.where(lost, Status.non_finite, status)
+        return FitResult(
+            gmm=where(lost, memory.previous, state.gmm),
+            n_iter=state.n_iter,
+            log_likelihood=jnp.where(lost, state.log_likelihood, log_likelihood),
+            log_likelihood_diff=state.log_likelihood_diff,
+            converged=converged,
+            status=status,
+            history=jnp.zeros(0, x.dtype),
+            start=jnp.zeros((), jnp.int32),
+            packed=jnp.mean(memory.packed.astype(x.dtype)),
+        )
+
+
+def mean_log_prob(
+    gmm: GaussianMixture, x: Float[Array, "n d"], weights: Float[Array, " n"] | None
+) -> Float[Array, ""]:
+    """Σ w_i log p(x_i) / Σ w_i"""
+    log_prob = gmm.log_prob(x)
+    return jnp.mean(log_prob if weights is None else weights * log_prob)
+
+
+def _is_finite(gmm: GaussianMixture) -> Bool[Array, ""]:
+    """Whether the parameters are finite; a weight of zero, a logit of −∞, is."""
+    parts = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((gmm.means, gmm.structure))]
+    return jnp.all(jnp.stack([*parts, ~jnp.any(jnp.isnan(gmm.logits))]))

@@ -1,0 +1,99 @@
+"""What a fit gives back, and how it ended."""
+
+import warnings
+
+import equinox as eqx
+import jax
+from jaxtyping import Array, Bool, Float, Int
+
+from .._mixture import GaussianMixture
+
+
+class Status(eqx.Enumeration):
+    """How a fit ended; the messages are for the user."""
+
+    running = "the fit has not ended yet."
+    converged = "the likelihood changed by less than tol."
+    max_steps_reached = (
+        "max_iter was reached before the likelihood changed by less than tol. Raise max_iter, or "
+        "tol if the result is good enough."
+    )
+    interrupted = "the fit was interrupted; the result is the best model up to then."
+    empty_component = (
+        "a component has lost all its samples and stands at weight zero. Take fewer components, "
+        "or start from gmmx.initialize(x, n_components)."
+    )
+    likelihood_decreased = (
+        "the likelihood fell by more than tol and rounding allow; the result is the model before "
+        "that. Fit in float64 (jax.config.update('jax_enable_x64', True)), or rescale the data."
+    )
+    singular_covariance = (
+        "a covariance became singular; the result is the model before that. A component has "
+        "collapsed onto a few or equal points, or onto a plane: raise reg_covar, take fewer "
+        "components, or drop constant and duplicate columns."
+    )
+    non_finite = (
+        "the likelihood became NaN or infinite; the result is the last model of finite "
+        "likelihood. Look for a mixture of NaN parameters at the start, or a learning rate that "
+        "is too high."
+    )
+
+
+class FitResult(eqx.Module):
+    """The outcome of `fitter.fit(x, gmm)`. The data is not in it."""
+
+    gmm: GaussianMixture
+    """The fitted mixture"""
+    n_iter: Int[Array, ""]
+    """How many steps were made"""
+    log_likelihood: Float[Array, ""]
+    """Mean log-likelihood of `gmm` on the data, weighted if there were weights, in nats a sample"""
+    log_likelihood_diff: Float[Array, ""]
+    """Its change in the last step"""
+    converged: Bool[Array, ""]
+    """Whether it changed by less than the tolerance"""
+    status: Status
+    """How the fit ended; `Status[result.status]` is the message"""
+    history: Float[Array, " steps"]
+    """The mean log-likelihood at the start of each step (of a `GradientFitter` what it maximises,
+    with `reg_covar`, on the rows that are not held out); under a transformation as long as
+    `max_iter`, and NaN after the last step"""
+    start: Int[Array, ""]
+    """Which start it is of, counted from 0; a fitter of one start has that one"""
+    packed: Float[Array, ""]
+    """The part of the data for which the last step took packed moments, the fast way that is
+    used where it is accurate; the rest was whitened (see the page on numerical accuracy)"""
+
+
+class FitWarning(UserWarning):
+    """A fit ended in a way that the user should know of."""
+
+
+class FitError(RuntimeError):
+    """A fit failed. `result` holds the last good model."""
+
+    def __init__(self, message: str, result: FitResult):
+        super().__init__(message)
+        self.result = result
+
+
+def announce(result: FitResult) -> None:
+    """Raise or warn of a bad status, where Python sees it."""
+    status = result.status
+    for failure in (Status.non_finite, Status.singular_covariance):
+        if bool(status == failure):
+            message = (
+                f"The fit failed at step {int(result.n_iter)}: {Status[status]} "
+                "(The exception's `result` holds the model.)"
+            )
+            raise FitError(message, result)
+    if not bool(status == Status.converged):
+        # To the line that called fit.
+        warnings.warn(
+            f"After {int(result.n_iter)} steps {Status[status]}", FitWarning, stacklevel=4
+        )
+
+
+def where(condition: Bool[Array, ""], true, false):
+    """Select between two trees of like structure, leaf by leaf."""
+    return jax.tree.map(lambda a, b: jax.lax.select(condition, a, b), true, false)

@@ -1,0 +1,104 @@
+"""Where to start a fit."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from .. import _checks
+from .._covariance import structure_named
+from .._mixture import GaussianMixture, from_responsibilities
+from . import kmeans
+
+
+def _by_kmeans(
+    x: Float[Array, "n d"], weights: Float[Array, " n"], k: int, key: PRNGKeyArray
+) -> Float[Array, "n k"]:
+    return _one_hot(kmeans.lloyd(x, weights, kmeans.plusplus(x, weights, k, key)), k, x)
+
+
+def _by_seeds(
+    x: Float[Array, "n d"], weights: Float[Array, " n"], k: int, key: PRNGKeyArray
+) -> Float[Array, "n k"]:
+    seeds = kmeans.plusplus(x, weights, k, key)
+    return _one_hot(kmeans.fill_empty(*kmeans.nearest(x, seeds), weights, k), k, x)
+
+
+def _at_random(
+    x: Float[Array, "n d"], weights: Float[Array, " n"], k: int, key: PRNGKeyArray
+) -> Float[Array, "n k"]:
+    draws = jax.random.uniform(key, (x.shape[0], k), x.dtype)
+    return draws / jnp.sum(draws, axis=1, keepdims=True)
+
+
+def _from_data(
+    x: Float[Array, "n d"], weights: Float[Array, " n"], k: int, key: PRNGKeyArray
+) -> Float[Array, "n k"]:
+    # Without replacement, in proportion to the weights, by the Gumbel trick.
+    gumbel = jax.random.gumbel(key, weights.shape, x.dtype)
+    _, chosen = jax.lax.top_k(jnp.log(weights) + gumbel, k)
+    return _one_hot(kmeans.fill_empty(*kmeans.nearest(x, x[chosen]), weights, k), k, x)
+
+
+def _one_hot(labels: Int[Array, " n"], k: int, x: Float[Array, "n d"]) -> Float[Array, "n k"]:
+    return jax.nn.one_hot(labels, k, dtype=x.dtype)
+
+
+METHODS = {
+    "kmeans": _by_kmeans,
+    "kmeans++": _by_seeds,
+    "random": _at_random,
+    "random_from_data": _from_data,
+}
+
+
+def initialize(
+    x: Any,
+    n_components: int,
+    covariance_type: str = "full",
+    *,
+    method: str = "kmeans",
+    key: PRNGKeyArray | None = None,
+    weights: Any = None,
+    reg_covar: float = 1e-6,
+) -> GaussianMixture:
+    """A mixture to start a fit from: memberships by `method`, then one M-step.
+
+    Distances are taken with each feature scaled to unit variance, so that the units of the
+    features do not decide which of them counts.
+
+    **Arguments:**
+
+    - `x`: the data, `(n, d)`.
+    - `method`: `"kmeans"`, Lloyd's iteration from k-means++ seeds; `"kmeans++"`, each sample to
+        the nearest of such seeds; `"random_from_data"`, to the nearest of K samples drawn;
+        `"random"`, memberships drawn, whose components start near one another.
+    - `key`: `jax.random.key(0)` if there is none.
+    - `weights`: sample weights `(n,)`.
+    - `reg_covar`: added to the variances.
+
+    **Raises:** `ValueError` for data that cannot be fitted and for an unknown method or structure.
+
+    Compiled once for each shape; it composes with `jit` and `vmap`, also over keys.
+    """
+    n_components = _checks.check_count(n_components, "n_components")
+    structure = structure_named(covariance_type)
+    if method not in METHODS:
+        known = ", ".join(repr(name) for name in METHODS)
+        raise ValueError(f"method={method!r} is not known. It has to be one of {known}.")
+    x = _checks.check_data(x, n_components)
+    weights = _checks.check_weights(weights, x.shape[0], x.dtype)
+    key = jax.random.key(0) if key is None else key
+    floor = jnp.asarray(reg_covar, x.dtype)
+    return _initialize(structure, METHODS[method], n_components, x, weights, key, floor)
+
+
+@eqx.filter_jit
+def _initialize(structure, memberships, n_components, x, weights, key, reg_covar):
+    weights = jnp.ones(x.shape[0], x.dtype) if weights is None else weights
+    deviation = jnp.std(x, axis=0)
+    scaled = (x - jnp.mean(x, axis=0)) / jnp.where(deviation > 0, deviation, 1)
+    responsibilities = memberships(scaled, weights, n_components, key)
+    return from_responsibilities(structure, x, responsibilities * weights[:, None], reg_covar)

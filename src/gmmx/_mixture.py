@@ -1,0 +1,341 @@
+"""The Gaussian mixture: its parameters, its density, and what follows from them."""
+
+from collections.abc import Callable
+from typing import Any, Self
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+
+from . import _checks, _criteria
+from ._accuracy import Plan
+from ._chunks import fold
+from ._covariance import AbstractCovariance, structure_named
+from ._density import evaluate
+from ._linalg import einsum, inverse_lower
+from ._moments import Moments, maximise, scatter_moments
+
+
+class GaussianMixture(eqx.Module):
+    r"""A mixture of K Gaussians in d dimensions.
+
+    $$p(x) = \sum_{k=1}^K w_k\, \mathcal{N}(x; \mu_k, \Sigma_k)$$
+
+    Every leaf is unconstrained: the weights are softmax(`logits`) and the structure holds the
+    Cholesky factor of each precision with its diagonal in logs. So any real values are a valid
+    mixture, and a larger module that holds one can be trained over all leaves at once.
+
+    Methods are plain functions of the leaves: they compose with `jax.jit`, `jax.vmap`,
+    `jax.grad` and `equinox.filter_vmap` over a stack of mixtures. They take x of shape
+    `(*batch, d)`: one point, a batch, or any leading axes.
+    """
+
+    logits: Float[Array, " k"]
+    """Unnormalised log-weights"""
+    means: Float[Array, "k d"]
+    structure: AbstractCovariance
+    """The covariances, see `gmmx.AbstractCovariance`"""
+
+    def __check_init__(self):
+        if not all(hasattr(leaf, "shape") for leaf in (self.logits, self.means)):
+            return
+        if self.means.ndim != 2 or self.logits.shape != self.means.shape[:1]:
+            raise ValueError(
+                f"logits of shape {self.logits.shape} and means of shape {self.means.shape} do "
+                "not fit: (k,) and (k, d) were wanted."
+            )
+
+    # Making one
+
+    @classmethod
+    def create(
+        cls,
+        n_components: int,
+        n_features: int,
+        covariance_type: str = "full",
+        *,
+        key: PRNGKeyArray | None = None,
+        dtype: Any = None,
+    ) -> Self:
+        """A mixture of equal weights and unit variances whose means lie apart.
+
+        The means are drawn from a normal distribution that widens with the number of
+        components, so that their overlap does not grow. To start a fit, `gmmx.initialize` is
+        better, since it looks at the data.
+
+        **Arguments:**
+
+        - `key`: for the means; `jax.random.key(0)` if there is none.
+        - `dtype`: of the leaves; JAX's default float if there is none.
+        """
+        n_components = _checks.check_count(n_components, "n_components")
+        n_features = _checks.check_count(n_features, "n_features")
+        dtype = jnp.zeros((), dtype).dtype
+        key = jax.random.key(0) if key is None else key
+        spread = max(2.0, 2 * n_components ** (1 / n_features))
+        means = spread * jax.random.normal(key, (n_components, n_features), dtype)
+        scale = jnp.ones(n_features, dtype)
+        structure = structure_named(covariance_type).from_scale(scale, n_components)
+        return cls(jnp.zeros(n_components, dtype), means, structure)
+
+    @classmethod
+    def from_parameters(
+        cls,
+        weights: Any,
+        means: Any,
+        covariances: Any,
+        covariance_type: str = "full",
+    ) -> Self:
+        """A mixture of known parameters, without a fit.
+
+        **Arguments:**
+
+        - `weights`: `(k,)`, non-negative, of sum one.
+        - `means`: `(k, d)`.
+        - `covariances`: `(k, d, d)` if full, `(d, d)` if tied, `(k, d)` if diag, `(k,)` if
+            spherical.
+
+        **Raises:** `ValueError`, naming the component, where a covariance is not symmetric
+        positive definite, the weights are no distribution, or the shapes do not fit.
+        """
+        structure = structure_named(covariance_type)
+        weights, means, covariances = (
+            _checks.as_floating(value, name)
+            for value, name in (
+                (weights, "weights"), (means, "means"), (covariances, "covariances")
+            )
+        )  # fmt: skip
+        dtype = _checks.promote(_checks.promote(weights.dtype, means.dtype), covariances.dtype)
+        weights, means, covariances = (v.astype(dtype) for v in (weights, means, covariances))
+        _checks.check_parameters(weights, means, covariances, structure)
+        return cls(jnp.log(weights), means, structure.from_covariances(covariances))
+
+    @classmethod
+    def from_responsibilities(
+        cls,
+        x: Any,
+        responsibilities: Any,
+        covariance_type: str = "full",
+        *,
+        weights: Any = None,
+        reg_covar: float = 1e-6,
+    ) -> "GaussianMixture":
+        """One M-step from given responsibilities: memberships, soft or one-hot, `(n, k)`.
+
+        **Arguments:**
+
+        - `weights`: sample weights `(n,)`.
+        - `reg_covar`: added to the variances.
+        """
+        responsibilities = _checks.as_floating(responsibilities, "responsibilities")
+        if responsibilities.ndim != 2:
+            raise ValueError(
+                f"responsibilities has shape {responsibilities.shape}; (n_samples, n_components) "
+                "was wanted."
+            )
+        x = _checks.check_data(x, responsibilities.shape[1])
+        if responsibilities.shape[0] != x.shape[0]:
+            raise ValueError(
+                f"x has {x.shape[0]} samples and responsibilities {responsibilities.shape[0]} "
+                "rows; one row a sample was wanted."
+            )
+        _checks.check_finite(responsibilities, "responsibilities")
+        if _checks.is_concrete(responsibilities) and bool(jnp.any(responsibilities < 0)):
+            raise ValueError("responsibilities holds negative values; they are probabilities.")
+        weights = _checks.check_weights(weights, x.shape[0], x.dtype)
+        responsibilities = responsibilities.astype(x.dtype)
+        if weights is not None:
+            responsibilities = responsibilities * weights[:, None]
+        structure = structure_named(covariance_type)
+        floor = jnp.asarray(reg_covar, x.dtype)
+        return from_responsibilities(structure, x, responsibilities, floor)
+
+    # Parameters
+
+    @property
+    def n_components(self) -> int:
+        """K"""
+        return self.means.shape[0]
+
+    @property
+    def n_features(self) -> int:
+        """d"""
+        return self.means.shape[1]
+
+    @property
+    def covariance_type(self) -> str:
+        """The structure's name: `"full"`, `"tied"`, `"diag"`, `"spherical"`."""
+        return self.structure.covariance_type
+
+    @property
+    def dtype(self) -> Any:
+        """The dtype of the leaves."""
+        return self.means.dtype
+
+    @property
+    def n_parameters(self) -> int:
+        """The number of free parameters: K − 1 weights, K·d means and the covariances'."""
+        k, d = self.means.shape
+        return k - 1 + k * d + self.structure.n_parameters(k, d)
+
+    @property
+    def log_weights(self) -> Float[Array, " k"]:
+        """log w_k"""
+        return jax.nn.log_softmax(self.logits)
+
+    @property
+    def weights(self) -> Float[Array, " k"]:
+        """w_k, of sum one"""
+        return jax.nn.softmax(self.logits)
+
+    @property
+    def covariances(self) -> Array:
+        """Σ_k: `(k, d, d)` if full, `(d, d)` if tied, `(k, d)` if diag, `(k,)` if spherical."""
+        return self.structure.covariances
+
+    @property
+    def precisions(self) -> Array:
+        """Λ_k = Σ_k⁻¹, in the shape of `covariances`."""
+        return self.structure.precisions
+
+    @property
+    def precisions_cholesky(self) -> Array:
+        """Factors of the precisions as scikit-learn has them: upper, Λ_k = U_kU_kᵀ."""
+        return self.structure.precisions_cholesky
+
+    def mean(self) -> Float[Array, " d"]:
+        """The mean of the whole mixture, Σ w_k μ_k."""
+        return self.weights @ self.means
+
+    def covariance(self) -> Float[Array, "d d"]:
+        """The covariance of the whole mixture, Σ w_k (Σ_k + (μ_k − μ)(μ_k − μ)ᵀ)."""
+        root = inverse_lower(self.structure.factors(self.n_components, self.n_features))
+        apart = self.means - self.mean()
+        within = einsum("k,kij,klj->il", self.weights, root, root)
+        return within + einsum("k,ki,kl->il", self.weights, apart, apart)
+
+    # Density
+
+    def _evaluate(self, x: Any, reduce: Callable[[Float[Array, "n k"]], PyTree]) -> Array:
+        """`reduce` of the log-joints at points of any leading axes."""
+        x = _checks.check_points(x, self.n_features, self.dtype)
+        gmm = jax.tree.map(lambda leaf: leaf.astype(x.dtype), self)
+        values = evaluate(gmm, x.reshape(-1, self.n_features), reduce)
+        return values.reshape(*x.shape[:-1], *values.shape[1:])
+
+    def component_log_prob(self, x: Any) -> Float[Array, "*batch k"]:
+        """log w_k N(x; μ_k, Σ_k), the joint log-density of x and each component."""
+        return self._evaluate(x, _identity)
+
+    def log_prob(self, x: Any) -> Float[Array, "*batch"]:
+        """log p(x), the mixture's log-density."""
+        return self._evaluate(x, _log_prob)
+
+    def score_samples(self, x: Any) -> Float[Array, "*batch"]:
+        """scikit-learn's name of `log_prob`."""
+        return self.log_prob(x)
+
+    def predict_proba(self, x: Any) -> Float[Array, "*batch k"]:
+        """The responsibilities p(k | x)."""
+        return self._evaluate(x, _responsibilities)
+
+    def predict(self, x: Any) -> Int[Array, "*batch"]:
+        """The most probable component; −1 where the density is NaN."""
+        return self._evaluate(x, _labels)
+
+    def score(self, x: Any) -> Float[Array, ""]:
+        """The mean log-density of the points, in nats a sample."""
+        return jnp.mean(self.log_prob(x))
+
+    # Criteria
+
+    def aic(self, x: Any) -> Float[Array, ""]:
+        """Akaike's criterion, 2ν − 2 log L: smaller is better."""
+        return _criteria.aic(self, x)
+
+    def bic(self, x: Any) -> Float[Array, ""]:
+        """The Bayesian criterion, ν log n − 2 log L: smaller is better."""
+        return _criteria.bic(self, x)
+
+    def icl(self, x: Any) -> Float[Array, ""]:
+        """The integrated completed likelihood, BIC − 2 Σ log max_k p(k | x): smaller is better."""
+        return _criteria.icl(self, x)
+
+    # Sampling
+
+    def sample(self, n_samples: int, *, key: PRNGKeyArray | None = None) -> Float[Array, "n d"]:
+        """Draws from the mixture, `(n_samples, d)`.
+
+        Without a key `jax.random.key(0)` is used: the draws are the same each time.
+        """
+        return self.sample_with_labels(n_samples, key=key)[0]
+
+    def sample_with_labels(
+        self, n_samples: int, *, key: PRNGKeyArray | None = None
+    ) -> tuple[Float[Array, "n d"], Int[Array, " n"]]:
+        """Draws and the components that they are from."""
+        n_samples = _checks.check_count(n_samples, "n_samples")
+        label_key, noise_key = jax.random.split(jax.random.key(0) if key is None else key)
+        labels = jax.random.categorical(label_key, self.logits, shape=(n_samples,))
+        noise = jax.random.normal(noise_key, (n_samples, self.n_features), self.dtype)
+        return _place(self, labels, noise), labels
+
+
+def _identity(log_joint: Float[Array, "n k"]) -> Float[Array, "n k"]:
+    return log_joint
+
+
+def _log_prob(log_joint: Float[Array, "n k"]) -> Float[Array, " n"]:
+    return jax.nn.logsumexp(log_joint, axis=-1)
+
+
+def _responsibilities(log_joint: Float[Array, "n k"]) -> Float[Array, "n k"]:
+    return jax.nn.softmax(log_joint, axis=-1)
+
+
+def _labels(log_joint: Float[Array, "n k"]) -> Int[Array, " n"]:
+    known = ~jnp.any(jnp.isnan(log_joint), axis=-1)
+    return jnp.where(known, jnp.argmax(log_joint, axis=-1), -1)
+
+
+@jax.jit
+def _place(
+    gmm: GaussianMixture, labels: Int[Array, " n"], noise: Float[Array, "n d"]
+) -> Float[Array, "n d"]:
+    """μ_k + W_k⁻¹ε for each draw, component by component: no n × d × d array of factors."""
+    roots = inverse_lower(gmm.structure.factors(gmm.n_components, gmm.n_features))
+
+    def add(k: Array, x: Array) -> Array:
+        return jnp.where((labels == k)[:, None], einsum("nd,ed->ne", noise, roots[k]), x)
+
+    scaled = jax.lax.fori_loop(0, gmm.n_components, add, jnp.zeros_like(noise))
+    return gmm.means[labels] + scaled
+
+
+@eqx.filter_jit
+def from_responsibilities(
+    structure: type[AbstractCovariance],
+    x: Float[Array, "n d"],
+    responsibilities: Float[Array, "n k"],
+    reg_covar: Float[Array, ""],
+) -> GaussianMixture:
+    """The M-step about the components' own means, in the frame of the data's deviations."""
+    k = responsibilities.shape[1]
+    centre = jnp.mean(x, axis=0)
+    deviation = jnp.std(x, axis=0)
+    scale = jnp.where(deviation > 0, deviation, 1)
+    weight = jnp.sum(responsibilities, axis=0)[:, None]
+    first = einsum("nk,nd->kd", responsibilities, x - centre)
+    means = centre + first / jnp.where(weight > 0, weight, 1)
+    frame = GaussianMixture(jnp.zeros(k, x.dtype), means, structure.from_scale(scale, k))
+    rows = Plan.of(frame, x, products=2).whitened_rows
+
+    def moments(block: tuple[Array, Array], present: Array | None, _: None) -> Moments:
+        x, responsibilities = block
+        y = frame.structure.whiten(x, means)
+        known = responsibilities.T if present is None else responsibilities.T * present
+        nothing = jnp.zeros((), x.dtype)
+        return scatter_moments(frame, x, y, known, centre, (nothing, nothing))
+
+    return maximise(frame, fold(moments, (x, responsibilities), None, rows), reg_covar)

@@ -1,0 +1,121 @@
+"""How every test runs, and the registry of covariance structures that the contract runs over."""
+
+import os
+
+# Before JAX starts: two devices on the host, so that nothing quietly relies on there being one.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
+).strip()
+
+import dataclasses
+from collections.abc import Callable
+
+import hypothesis
+import jax
+import numpy as np
+import pytest
+from jaxtyping import install_import_hook
+
+# Both precisions in one process: what is asked for in float32 has to stay in float32.
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+# Annotated shapes and dtypes are checked at every call. Before anything imports the package.
+with install_import_hook("gmmx", "typechecking.check"):
+    import gmmx
+
+# The same examples on every run, and no limit that a busy machine would break.
+hypothesis.settings.register_profile(
+    "gmmx",
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("gmmx")
+
+
+@dataclasses.dataclass(frozen=True)
+class Structure:
+    """What the contract has to know of a structure: a new one is a row of `STRUCTURES`."""
+
+    name: str
+    natural: Callable[[np.ndarray], np.ndarray]
+    """The structure's covariances, in its natural shape, from dense ones (k d d)"""
+    dense: Callable[[np.ndarray, int, int], np.ndarray]
+    """Dense covariances (k d d) from natural ones, k and d"""
+    n_parameters: Callable[[int, int], int]
+    """Free covariance parameters of k components in d dimensions"""
+
+    def parameters(self, k: int, d: int, seed: int = 0) -> tuple[np.ndarray, ...]:
+        """Random weights, means and covariances in float64."""
+        rng = np.random.default_rng(seed)
+        weights = rng.dirichlet(np.full(k, 5.0))
+        means = 2 * rng.normal(size=(k, d))
+        root = rng.normal(size=(k, d, d)) / np.sqrt(d)
+        return weights, means, self.natural(root @ root.transpose(0, 2, 1) + 0.3 * np.eye(d))
+
+    def mixture(self, k: int, d: int, dtype=np.float64, seed: int = 0) -> gmmx.GaussianMixture:
+        """A random mixture."""
+        parameters = (value.astype(dtype) for value in self.parameters(k, d, seed))
+        return gmmx.GaussianMixture.from_parameters(*parameters, self.name)
+
+
+STRUCTURES = {
+    "full": Structure(
+        "full",
+        natural=lambda dense: dense,
+        dense=lambda natural, k, d: natural,
+        n_parameters=lambda k, d: k * d * (d + 1) // 2,
+    ),
+    "tied": Structure(
+        "tied",
+        natural=lambda dense: dense[0],
+        dense=lambda natural, k, d: np.broadcast_to(natural, (k, d, d)),
+        n_parameters=lambda k, d: d * (d + 1) // 2,
+    ),
+    "diag": Structure(
+        "diag",
+        natural=lambda dense: np.diagonal(dense, axis1=1, axis2=2),
+        dense=lambda natural, k, d: natural[:, :, None] * np.eye(d),
+        n_parameters=lambda k, d: k * d,
+    ),
+    "spherical": Structure(
+        "spherical",
+        natural=lambda dense: np.trace(dense, axis1=1, axis2=2) / dense.shape[-1],
+        dense=lambda natural, k, d: natural[:, None, None] * np.eye(d),
+        n_parameters=lambda k, d: k,
+    ),
+}
+
+
+@pytest.fixture(scope="session", params=STRUCTURES)
+def structure(request) -> Structure:
+    return STRUCTURES[request.param]
+
+
+@pytest.fixture(scope="session")
+def structures() -> dict[str, Structure]:
+    return STRUCTURES
+
+
+@pytest.fixture(scope="session", params=["float32", "float64"])
+def dtype(request) -> np.dtype:
+    return np.dtype(request.param)
+
+
+@pytest.fixture
+def optax_promotion():
+    """Optax raises Python floats to integer powers, which strict promotion refuses."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture(scope="session")
+def blobs() -> np.ndarray:
+    """Three well separated clusters of different shapes, 300 points in 3 dimensions."""
+    rng = np.random.default_rng(1)
+    centres = np.array([[0.0, 0, 0], [12, 0, 4], [0, 14, -6]])
+    roots = np.array([np.eye(3), [[1.5, 0, 0], [0.8, 0.7, 0], [0, 0, 1]], np.diag([0.6, 1, 2])])
+    noise = rng.normal(size=(3, 100, 3))
+    return (centres[:, None] + noise @ roots.transpose(0, 2, 1)).reshape(300, 3)

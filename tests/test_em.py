@@ -1,0 +1,192 @@
+"""Expectation–maximisation: what holds at every step and how fits end."""
+
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies
+
+import gmmx
+from gmmx import EMFitter, Status
+
+K, D, N = 3, 2, 60
+
+
+def ended(fitter, *args, **kwargs):
+    """The result of a fit that may not converge, or may fail."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", gmmx.FitWarning)
+        try:
+            return fitter.fit(*args, **kwargs)
+        except gmmx.FitError as error:
+            return error.result
+
+
+def leaves_equal(a, b):
+    return all(
+        np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
+
+
+@settings(max_examples=40)
+@given(
+    seed=strategies.integers(0, 2**31),
+    tail=strategies.sampled_from([2.0, 5.0, np.inf]),
+    scale=strategies.sampled_from([1e-3, 1.0, 1e3]),
+    weighted=strategies.booleans(),
+)
+def test_the_likelihood_never_falls(structure, seed, tail, scale, weighted):
+    rng = np.random.default_rng(seed)
+    x = rng.standard_t(tail, size=(N, D)) if np.isfinite(tail) else rng.normal(size=(N, D))
+    x = x + 2 * rng.integers(0, 3, size=(N, 1))
+    x *= scale * np.array([1.0, 10.0])
+    weights = rng.exponential(size=N) if weighted else None
+    responsibilities = rng.dirichlet(np.ones(K), size=N)
+    gmm = gmmx.GaussianMixture.from_responsibilities(
+        x, responsibilities, structure.name, reg_covar=0
+    )
+    result = ended(EMFitter(tol=0, max_iter=40, reg_covar=0), x, gmm, weights=weights)
+    # The likelihood of the model that came out is the end of its own trace.
+    trace = np.append(result.history, result.log_likelihood)
+    assert np.isfinite(trace).all()
+    rising = np.diff(trace) >= -1e-11 * np.maximum(1, np.abs(trace[1:]))
+    # A component that has collapsed onto two points is singular but for rounding, and its
+    # determinant is rounding as well. That fall is not hidden: the fit says so.
+    dense = structure.dense(np.asarray(result.gmm.covariances), K, D)
+    collapsed = np.linalg.cond(dense).max() > 1e10
+    assert rising.all() or (collapsed and result.status != Status.max_steps_reached)
+
+
+def test_a_large_fit_never_falls(structure):
+    """The same where moments are packed, in float32."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(20_000, 4)) + 3 * rng.integers(0, 4, size=(20_000, 1))
+    x = x.astype(np.float32)
+    gmm = gmmx.initialize(x, 16, structure.name, method="random")
+    result = ended(EMFitter(tol=0, max_iter=30, reg_covar=0), x, gmm)
+    assert result.packed == 1
+    assert (np.diff(result.history) >= -1e2 * np.finfo(np.float32).eps).all()
+
+
+@pytest.mark.parametrize("covariance_type", ["full", "tied"])
+def test_integer_weights_are_duplicated_rows(blobs, covariance_type):
+    times = np.random.default_rng(0).integers(0, 4, size=len(blobs))
+    gmm = gmmx.initialize(blobs, K, covariance_type)
+    fitter = EMFitter(tol=1e-10, max_iter=500)
+    weighted = fitter.fit(blobs, gmm, weights=times)
+    repeated = fitter.fit(np.repeat(blobs, times, axis=0), gmm)
+    np.testing.assert_allclose(weighted.log_likelihood, repeated.log_likelihood, rtol=1e-10)
+    for a, b in zip(jax.tree.leaves(weighted.gmm), jax.tree.leaves(repeated.gmm), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-7)
+    # Only the ratios of weights matter.
+    scaled = fitter.fit(blobs, gmm, weights=times * 1e-3)
+    np.testing.assert_allclose(scaled.log_likelihood, weighted.log_likelihood, rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "frozen, covariance_type",
+    [
+        ("weights", "full"),
+        ("means", "full"),
+        ("covariances", "full"),
+        ("covariances", "tied"),
+        ("covariances", "diag"),
+        ("covariances", "spherical"),
+        (("means", "covariances"), "tied"),
+        (("weights", "means"), "diag"),
+    ],
+)
+def test_frozen_leaves_stay(blobs, frozen, covariance_type):
+    gmm = gmmx.initialize(blobs, K, covariance_type, method="random")
+    result = ended(EMFitter(tol=1e-6, max_iter=50, frozen=frozen), blobs, gmm)
+    parts = {"weights": "logits", "means": "means", "covariances": "structure"}
+    for name, leaf in parts.items():
+        kept = leaves_equal(getattr(gmm, leaf), getattr(result.gmm, leaf))
+        assert kept == (name in np.atleast_1d(frozen)), name
+    assert (np.diff(result.history) >= -1e-9).all()
+    assert result.log_likelihood > gmm.score(blobs)
+
+
+def test_convergence_on_the_last_step_is_success(blobs):
+    gmm = gmmx.initialize(blobs, K)
+    free = EMFitter().fit(blobs, gmm)
+    last = EMFitter(max_iter=int(free.n_iter)).fit(blobs, gmm)
+    assert last.converged and last.status == Status.converged
+    assert len(free.history) == free.n_iter
+
+
+def test_too_few_steps_warn(blobs):
+    gmm = gmmx.initialize(blobs, K, method="random")
+    with pytest.warns(gmmx.FitWarning, match="max_iter"):
+        result = EMFitter(max_iter=2).fit(blobs, gmm)
+    assert result.status == Status.max_steps_reached
+    assert not result.converged and result.n_iter == 2
+
+
+def test_the_result_speaks_of_its_own_model(structure, blobs):
+    result = EMFitter().fit(blobs, gmmx.initialize(blobs, K, structure.name))
+    np.testing.assert_allclose(result.log_likelihood, result.gmm.score(blobs), rtol=1e-12)
+    weights = np.linspace(0.5, 1.5, len(blobs))
+    weighted = EMFitter().fit(blobs, gmmx.initialize(blobs, K, structure.name), weights=weights)
+    mean = np.average(weighted.gmm.log_prob(blobs), weights=weights)
+    np.testing.assert_allclose(weighted.log_likelihood, mean, rtol=1e-12)
+
+
+def test_an_empty_component_is_named(structure, blobs):
+    weights, _, covariances = structure.parameters(K, 3)
+    means = np.array([blobs.mean(0), blobs[0], [1e6, 1e6, 1e6]])
+    gmm = gmmx.GaussianMixture.from_parameters(weights, means, covariances, structure.name)
+    with pytest.warns(gmmx.FitWarning, match="lost all its samples"):
+        result = EMFitter(max_iter=200).fit(blobs, gmm)
+    assert result.status == Status.empty_component
+    assert result.gmm.weights[2] == 0
+    assert np.isfinite(result.gmm.log_prob(blobs)).all()
+
+
+@pytest.mark.parametrize("covariance_type", ["full", "diag", "spherical"])
+def test_a_singular_covariance_raises(blobs, covariance_type):
+    """A component on equal points, with nothing added to its variances."""
+    x = np.concatenate([blobs, np.full((20, 3), 50.0)])
+    gmm = gmmx.initialize(x, 4, covariance_type)
+    with pytest.raises(gmmx.FitError, match="reg_covar") as error:
+        EMFitter(reg_covar=0).fit(x, gmm)
+    result = error.value.result
+    assert result.status == Status.singular_covariance and not result.converged
+    assert np.isfinite(result.gmm.log_prob(x)).all()
+
+
+def test_a_start_of_nan_raises(blobs):
+    gmm = gmmx.initialize(blobs, K)
+    broken = jax.tree.map(lambda leaf: leaf * np.nan, gmm)
+    with pytest.raises(gmmx.FitError, match="NaN") as error:
+        EMFitter().fit(blobs, broken)
+    assert error.value.result.status == Status.non_finite
+    assert not error.value.result.converged
+
+
+def test_statuses_are_data_under_a_transformation(blobs):
+    gmm = gmmx.initialize(blobs, K)
+    broken = jax.tree.map(lambda leaf: leaf * np.nan, gmm)
+    starts = jax.tree.map(lambda *leaves: jnp.stack(leaves), gmm, broken)
+    results = jax.vmap(lambda gmm: EMFitter().fit(blobs, gmm))(starts)
+    one, other = (jax.tree.map(lambda leaf, i=i: leaf[i], results.status) for i in (0, 1))
+    assert one == Status.converged and other == Status.non_finite
+    np.testing.assert_array_equal(results.converged, [True, False])
+
+
+def test_fit_under_jit_is_the_eager_fit(structure, blobs):
+    x = blobs.astype(np.float32)
+    gmm = gmmx.initialize(x, K, structure.name, method="random_from_data")
+    fitter = EMFitter(tol=1e-5, max_iter=200)
+    eager = fitter.fit(x, gmm)
+    traced = jax.jit(lambda x, gmm: fitter.fit(x, gmm))(x, gmm)
+    assert traced.history.shape == (200,)
+    n = int(eager.n_iter)
+    assert traced.n_iter == n and np.isnan(traced.history[n:]).all()
+    scale = 1e2 * np.finfo(x.dtype).eps
+    np.testing.assert_allclose(traced.history[:n], eager.history, rtol=scale)
+    for a, b in zip(jax.tree.leaves(traced.gmm), jax.tree.leaves(eager.gmm), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e2 * scale, atol=1e2 * scale)
+    assert {leaf.dtype for leaf in jax.tree.leaves(eager.gmm)} == {x.dtype}
