@@ -7,6 +7,7 @@ from typing import Any, Self, cast
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
@@ -34,6 +35,10 @@ class _Memory(eqx.Module):
     key: PRNGKeyArray
 
 
+# In standardised units, where it takes Adam to EM's likelihood in 100 to 200 steps on real data.
+_DEFAULT_RATE = 0.05
+
+
 def _rate(value: Any) -> Any:
     return value if callable(value) else sweepable(value)
 
@@ -56,7 +61,8 @@ class GradientFitter(AbstractFitter):
 
     - `optimizer`: an Optax optimiser, `optax.sgd(0.1)`, or a function that makes one of a
         learning rate, `optax.adam`. With the second another rate compiles nothing new.
-    - `learning_rate`: a number or an Optax schedule, for an `optimizer` that is a function.
+    - `learning_rate`: a number or an Optax schedule, for an `optimizer` that is a function; 0.05
+        if there is none.
     - `tol`: the fit has converged when the likelihood has not risen by this much, in nats a
         sample, in `patience` steps.
     - `max_iter`: the most steps.
@@ -70,7 +76,7 @@ class GradientFitter(AbstractFitter):
     optimizer: optax.GradientTransformation | Callable[[Any], optax.GradientTransformation] = (
         eqx.field(default=optax.adam, static=True)
     )
-    learning_rate: Any = eqx.field(default=0.05, converter=_rate)
+    learning_rate: Any = eqx.field(default=None, converter=optional(_rate))
     tol: Float[Array, ""] | float = eqx.field(default=1e-4, converter=sweepable)
     patience: Int[Array, ""] | int = eqx.field(default=30, converter=sweepable)
     max_iter: int = eqx.field(default=2000, static=True, converter=positive("max_iter"))
@@ -84,7 +90,18 @@ class GradientFitter(AbstractFitter):
     def __check_init__(self):
         if self.batch_size is not None:
             check_count(self.batch_size, "batch_size")
+        fraction = self.validation_fraction
+        if isinstance(fraction, np.floating) and not 0 < fraction < 1:
+            raise ValueError(
+                f"validation_fraction={float(fraction)}; a part of the rows was wanted, between 0 "
+                "and 1, or None to hold out none."
+            )
         if isinstance(self.optimizer, tuple):
+            if self.learning_rate is not None:
+                raise ValueError(
+                    "the optimizer has a learning rate of its own, and another was given. Pass "
+                    "optimizer=optax.adam with a learning_rate, or optimizer=optax.adam(0.05)."
+                )
             return
         if not callable(self.optimizer):
             raise ValueError(
@@ -99,7 +116,7 @@ class GradientFitter(AbstractFitter):
         optimiser = self.optimizer
         # A transformation is a named tuple of functions; anything else makes one.
         if not isinstance(optimiser, tuple):
-            rate = self.learning_rate
+            rate = _DEFAULT_RATE if self.learning_rate is None else self.learning_rate
             optimiser = optimiser(rate if callable(rate) else jnp.asarray(rate, dtype))
         return optax.with_extra_args_support(cast(optax.GradientTransformation, optimiser))
 
