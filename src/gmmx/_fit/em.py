@@ -13,6 +13,7 @@ from .._moments import Survey, expect, is_empty, maximise
 from .base import AbstractFitter, FitState
 from .options import check_frozen, positive, sweepable
 from .result import FitResult, Status, where
+from .rounding import means_are_rounded
 
 
 class _Memory(eqx.Module):
@@ -134,7 +135,9 @@ class EMFitter(AbstractFitter):
             state.status == Status.running, Status.max_steps_reached, state.status
         )
         converged = (status == Status.converged) & ~lost
-        ended = (status == Status.converged) | (status == Status.max_steps_reached)
+        rounded = converged & means_are_rounded(state.gmm)
+        status = Status.where(rounded, Status.means_rounded, status)
+        ended = rounded | (status == Status.converged) | (status == Status.max_steps_reached)
         status = Status.where(ended & memory.empty, Status.empty_component, status)
         status = Status.where(lost, Status.non_finite, status)
         return FitResult(

@@ -19,6 +19,7 @@ from .base import AbstractFitter, FitState
 from .em import mean_log_prob
 from .options import check_frozen, optional, positive, sweepable
 from .result import FitResult, Status, where
+from .rounding import means_are_rounded
 
 
 class _Memory(eqx.Module):
@@ -263,12 +264,15 @@ class GradientFitter(AbstractFitter):
             state.status == Status.running, Status.max_steps_reached, state.status
         )
         status = Status.where(jnp.isfinite(log_likelihood), status, Status.non_finite)
+        converged = status == Status.converged
+        rounded = converged & means_are_rounded(state.gmm)
+        status = Status.where(rounded, Status.means_rounded, status)
         return FitResult(
             gmm=state.gmm,
             n_iter=state.n_iter,
             log_likelihood=log_likelihood,
             log_likelihood_diff=state.log_likelihood_diff,
-            converged=status == Status.converged,
+            converged=converged,
             status=status,
             history=jnp.zeros(0, x.dtype),
             start=jnp.zeros((), jnp.int32),

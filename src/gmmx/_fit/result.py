@@ -23,6 +23,12 @@ class Status(eqx.Enumeration):
         "a component has lost all its samples and stands at weight zero. Take fewer components, "
         "or start from gmmx.initialize(x, n_components)."
     )
+    means_rounded = (
+        "the likelihood changed by less than tol, but the data lie so far from zero, in units of "
+        "the components' widths, that storing the means may cost more than 1e-3 nats a sample. "
+        "Subtract an offset from the data, or fit in float64 "
+        "(jax.config.update('jax_enable_x64', True))."
+    )
     likelihood_decreased = (
         "the likelihood fell by more than tol and rounding allow; the result is the model before "
         "that. Fit in float64 (jax.config.update('jax_enable_x64', True)), or rescale the data."
