@@ -107,11 +107,10 @@ def test_hard_data(name, covariance_type):
     if wrong:
         assert name in MAY_FAIL, Status[single.status]
         return
-    # The model that float32 gave, judged in float64: as good, or said to be rounded.
+    # The model that float32 gave, judged in float64: as good, or said to be rounded, which only
+    # data at 1e6 may be.
     value = float(doubled(single.gmm).score(exact))
-    if single.status == Status.means_rounded:
-        assert "offset" in name and single.gmm.means.max() > 9e3
-    else:
+    if not (name.endswith("offset 1e6") and single.status == Status.means_rounded):
         assert value > float(double.log_likelihood) - 1e-3
     # And it knows what it is worth itself.
     assert abs(float(single.log_likelihood) - value) < 1e-3 * max(1, abs(value))
