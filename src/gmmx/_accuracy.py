@@ -1,10 +1,14 @@
-"""When packed moments are accurate enough, and where the components have to be whitened instead.
+"""The three ways to a log-density, and where each one is accurate enough.
 
-A packed log-density is a sum of products z_i Λ_ij z_j. They cancel where the data reach far in
-units of a component's width, and then the rounding error is no longer small. It was measured at
-up to 0.25·ε·Σ|Λ_ij|e_i e_j in the mean over samples and up to 2·ε·Σ|Λ_ij|e_i e_j at any one, with
-e the `reach` of the samples. So the sum is bounded in each chunk of rows and the decision is taken
-chunk by chunk, at run time; it costs next to nothing.
+- *Packed*: a sum of products z_i Λ_ij z_j. They cancel where the data reach far in units of a
+  component's width. The rounding error was measured at up to 0.25·ε·S in the mean over samples and
+  up to 2·ε·S at any one, with S = Σ|Λ_ij|e_i e_j and e the `reach` of the samples.
+- *Centred*: y = W_kz − W_kμ_k, where the one product Wz serves all components. This cancels once,
+  not twice: √S stands for S.
+- *Whitened*: y = W_k(z − μ_k), subtracted first, as accurate as the data are.
+
+So S is bounded in each chunk of rows and the decision is taken chunk by chunk, at run time; it
+costs next to nothing.
 """
 
 from typing import TYPE_CHECKING, Self
@@ -13,15 +17,19 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float, Int
 
 from ._chunks import rows_per_chunk
 
 if TYPE_CHECKING:
     from ._mixture import GaussianMixture
 
-# The largest Σ|Λ_ij|e_i e_j at which packed moments are used. In float32 it holds the error of a
-# log-density under 1e-4 nats in the mean and 1e-3 at any one sample; in float64 under 1e-10.
+# The ways, the faster the larger.
+WHITENED, CENTRED, PACKED = 0, 1, 2
+
+# The largest S at which moments are packed, and the largest √S at which y is centred. In float32
+# it holds the error of a log-density under 1e-4 nats in the mean and 1e-3 at any one sample; in
+# float64 under 1e-10.
 LIMIT = {jnp.dtype("float32"): 3.3e3, jnp.dtype("float64"): 1e5}
 
 # Below this many multiplications a pass, whitening is as fast and compiles sooner.
@@ -29,19 +37,19 @@ _SMALLEST = 2**20
 
 
 @custom_vmap
-def everywhere(condition: Array) -> Array:
-    """The condition itself; in a batch, whether it holds for all of it.
+def everywhere(way: Array) -> Array:
+    """The way itself; in a batch, the one that is accurate for all of it.
 
-    A `lax.cond` on a batched predicate becomes a select that computes both branches. One
-    predicate for the whole batch keeps it a branch.
+    A `lax.switch` on a batched index becomes a select that computes all branches. One index for
+    the whole batch keeps it a branch.
     """
-    return condition
+    return way
 
 
 @everywhere.def_vmap
-def _everywhere_batched(axis_size, in_batched, condition):
+def _everywhere_batched(axis_size, in_batched, way):
     del axis_size
-    return everywhere(jnp.all(condition, axis=0) if in_batched[0] else condition), False
+    return everywhere(jnp.min(way, axis=0) if in_batched[0] else way), False
 
 
 class Plan(eqx.Module):
@@ -49,7 +57,8 @@ class Plan(eqx.Module):
 
     rows: int = eqx.field(static=True)
     whitened_rows: int = eqx.field(static=True)
-    packable: bool = eqx.field(static=True)
+    fastest: int = eqx.field(static=True)
+    """The fastest of the ways that is worth its preparation"""
 
     @classmethod
     def of(cls, gmm: "GaussianMixture", x: Float[Array, "n d"], products: int) -> Self:
@@ -62,11 +71,15 @@ class Plan(eqx.Module):
         width = sum(leaf.shape[1] for leaf in jax.tree.leaves(features))
         # The features cost as much however few the components are that share them, and the
         # coefficients however few the rows. The constants are from timings at d = 2 to 64.
-        packable = n * k * width >= _SMALLEST and n >= 16 * d and width <= 0.7 * k * d * products**2
-        # Whitened rows need x − μ_k, y and z_k·y.
-        whitened_rows = rows_per_chunk(n, 3 * k * d, itemsize)
-        rows = rows_per_chunk(n, width + k, itemsize) if packable else whitened_rows
-        return cls(rows, whitened_rows, packable)
+        if n * k * width < _SMALLEST or n < 16 * d:
+            fastest = WHITENED
+        elif width > 0.7 * k * d * products**2:
+            fastest = CENTRED
+        else:
+            fastest = PACKED
+        whitened_rows = rows_per_chunk(n, k * d, itemsize)
+        rows = rows_per_chunk(n, width + k, itemsize) if fastest == PACKED else whitened_rows
+        return cls(rows, whitened_rows, fastest)
 
 
 def reach(z: Float[Array, "r d"]) -> Float[Array, " d"]:
@@ -79,13 +92,17 @@ def reach(z: Float[Array, "r d"]) -> Float[Array, " d"]:
     return jnp.maximum(jnp.sqrt(jnp.mean(z**2, axis=0)), largest / 4)
 
 
-def packed_is_accurate(seen: "GaussianMixture", reaches: Float[Array, "c d"]) -> Bool[Array, " c"]:
-    """Whether packed moments of a mixture, as seen in its frame, are accurate in these chunks.
+def accurate_way(
+    seen: "GaussianMixture", reaches: Float[Array, "c d"], fastest: int
+) -> Int[Array, " c"]:
+    """The fastest accurate way for a mixture, as seen in its frame, in each of these chunks.
 
-    NaN anywhere answers no.
+    NaN anywhere is whitened.
     """
     seen, reaches = jax.lax.stop_gradient((seen, reaches))
     cancellation = seen.structure.cancellation(reaches, seen.means)
     # A component of weight zero takes no part, however narrow it is.
-    counted = jnp.where(seen.logits == -jnp.inf, 0, cancellation)
-    return everywhere(jnp.max(counted, axis=1) <= LIMIT[reaches.dtype])
+    size = jnp.max(jnp.where(seen.logits == -jnp.inf, 0, cancellation), axis=1)
+    limit = LIMIT[reaches.dtype]
+    way = (size <= limit**2).astype(jnp.int32) + (size <= limit).astype(jnp.int32)
+    return everywhere(jnp.minimum(way, fastest))

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from ._accuracy import Plan, packed_is_accurate, reach
+from ._accuracy import PACKED, WHITENED, Plan, accurate_way, reach
 from ._chunks import map_rows
 from ._frame import Frame
 
@@ -23,12 +23,9 @@ def log_constant(gmm: "GaussianMixture") -> Float[Array, " k"]:
     return gmm.log_weights + gmm.structure.half_log_det(d) - d * math.log(2 * math.pi) / 2
 
 
-def whitened_log_joint(
-    gmm: "GaussianMixture", x: Float[Array, "n d"]
-) -> tuple[Float[Array, "k n"], Float[Array, "k d n"]]:
-    """(log w_k N(x; μ_k, Σ_k), y = W_k(x − μ_k))."""
-    y = gmm.structure.whiten(x, gmm.means)
-    return log_constant(gmm)[:, None] - jnp.sum(y**2, axis=1) / 2, y
+def log_joint_of(constant: Float[Array, " k"], y: Float[Array, "k d n"]) -> Float[Array, "k n"]:
+    """log w_k N(x; μ_k, Σ_k) from y = W_k(x − μ_k)."""
+    return constant[:, None] - jnp.sum(y**2, axis=1) / 2
 
 
 @partial(jax.jit, static_argnames="reduce")
@@ -41,49 +38,61 @@ def evaluate(
     inside a caller's transformation it is inlined.
     """
     plan = Plan.of(gmm, x, products=1)
+    constant = log_constant(gmm)
 
     # A gradient keeps the n × k log-joints and builds everything else again, chunk by chunk. The
     # checkpoints stand inside the branches, since a branch would else fill in zeros for all that
-    # the other one keeps.
+    # another one keeps.
+    def in_rows(whiten: Callable, gmm: "GaussianMixture", x: Array) -> Array:
+        def block(rows: Array) -> Array:
+            return log_joint_of(constant, whiten(gmm.structure, rows, gmm.means)).T
+
+        return map_rows(block, x, min(plan.whitened_rows, x.shape[0]))
+
     @jax.checkpoint
-    def whitened(gmm: "GaussianMixture", x: Array) -> Array:
-        rows = min(plan.whitened_rows, x.shape[0])
-        return map_rows(lambda block: whitened_log_joint(gmm, block)[0].T, x, rows)
+    def whitened(x: Array) -> Array:
+        return in_rows(type(gmm.structure).whiten, gmm, x)
 
-    if not plan.packable:
-        return map_rows(lambda block: reduce(whitened(gmm, block)), x, plan.rows)
+    if plan.fastest == WHITENED:
+        return map_rows(lambda block: reduce(whitened(block)), x, plan.rows)
 
-    frame = Frame.of_model(gmm)
+    frame = Frame.of_model(gmm, turned=plan.fastest == PACKED)
     seen = frame.model(gmm)
-    coefficients = seen.structure.packed_coefficients(seen.means, log_constant(gmm))
 
     @jax.checkpoint
-    def packed(coefficients: PyTree, x: Array) -> Array:
-        features = seen.structure.packed_features(coefficients, frame.apply(x))
-        return seen.structure.packed_log_density(coefficients, features)
+    def centred(x: Array) -> Array:
+        return in_rows(type(gmm.structure).whiten_centred, seen, frame.apply(x))
+
+    ways = [whitened, centred]
+    if plan.fastest == PACKED:
+        coefficients = seen.structure.packed_coefficients(seen.means, constant)
+
+        @jax.checkpoint
+        def packed(x: Array) -> Array:
+            features = seen.structure.packed_features(coefficients, frame.apply(x))
+            return seen.structure.packed_log_density(coefficients, features)
+
+        ways.append(packed)
 
     def rows(x: Float[Array, "r d"]) -> PyTree:
         reaches = reach(frame.apply(jax.lax.stop_gradient(x)))
-        accurate = packed_is_accurate(seen, reaches[None])[0]
-        log_joint = jax.lax.cond(
-            accurate, lambda: packed(coefficients, x), lambda: whitened(gmm, x)
-        )
-        return jax.checkpoint(reduce)(log_joint)
+        way = accurate_way(seen, reaches[None], plan.fastest)[0]
+        return jax.checkpoint(reduce)(jax.lax.switch(way, ways, x))
 
     return map_rows(rows, x, plan.rows)
 
 
 @jax.jit
 def packed_share(gmm: "GaussianMixture", x: Float[Array, "n d"]) -> Float[Array, ""]:
-    """The part of the rows whose log-density is taken packed; the rest is whitened."""
+    """The part of the rows whose log-density is taken packed."""
     plan = Plan.of(gmm, x, products=1)
-    if not plan.packable:
+    if plan.fastest < PACKED:
         return jnp.zeros((), x.dtype)
-    frame = Frame.of_model(gmm)
+    frame = Frame.of_model(gmm, turned=True)
     seen = frame.model(gmm)
 
     def rows(x: Float[Array, "r d"]) -> Array:
-        accurate = packed_is_accurate(seen, reach(frame.apply(x))[None])[0]
-        return jnp.full(x.shape[0], accurate, x.dtype)
+        way = accurate_way(seen, reach(frame.apply(x))[None], plan.fastest)[0]
+        return jnp.full(x.shape[0], way == PACKED, x.dtype)
 
     return jnp.mean(map_rows(rows, x, plan.rows))

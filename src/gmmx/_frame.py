@@ -26,10 +26,10 @@ class Frame(eqx.Module):
     inverse: Float[Array, "d d"] | None
 
     @classmethod
-    def of_data(cls, gmm: "GaussianMixture", x: Float[Array, "n d"]) -> Self:
-        """The data's own mean and covariance, as far as `gmm` has a use for them."""
+    def of_data(cls, gmm: "GaussianMixture", x: Float[Array, "n d"], turned: bool) -> Self:
+        """The data's own mean and, if `turned`, covariance, where `gmm` has a use for it."""
         centre = jnp.mean(x, axis=0)
-        if not gmm.structure.closed_under_linear_maps:
+        if not (turned and gmm.structure.closed_under_linear_maps):
             return cls(centre, None, None)
         # Through the correlations, and these kept from being singular: the frame need not be
         # exact, only near.
@@ -47,14 +47,14 @@ class Frame(eqx.Module):
         return cls(centre, inverse_lower(inverse), inverse)
 
     @classmethod
-    def of_model(cls, gmm: "GaussianMixture") -> Self:
-        """The mixture's mean and the heaviest component's axes.
+    def of_model(cls, gmm: "GaussianMixture", turned: bool) -> Self:
+        """The mixture's mean and, if `turned`, the heaviest component's axes.
 
         Takes no part in any gradient, since no value depends on the frame it is found in.
         """
         gmm = jax.lax.stop_gradient(gmm)
         centre = gmm.mean()
-        if not gmm.structure.closed_under_linear_maps:
+        if not (turned and gmm.structure.closed_under_linear_maps):
             return cls(centre, None, None)
         factors = gmm.structure.factors(gmm.n_components, gmm.n_features)
         inverse = factors[jnp.argmax(gmm.logits)]

@@ -12,10 +12,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-# Up to this size a matrix is eliminated row by row; a larger one is halved, and the halves joined
+# Up to this size a matrix is eliminated in a loop; a larger one is halved, and the halves joined
 # by matrix products.
 _LEAF = 32
-# Up to this size the rows are written out, which a compiler fuses; a loop costs more per row.
+# So many rows are eliminated in one turn of that loop, since each turn passes over all of them.
+_BLOCK = 2
+# Up to this size rows, and the terms of a product, are written out, which a compiler fuses.
 _UNROLLED = 4
 
 
@@ -35,23 +37,40 @@ def whiten_by(matrix: Float[Array, "*k d d"], b: Float[Array, "*k d m"]) -> Floa
         below = whiten_by(schur, b[..., half:, :] - product(across.mT, top))
         return jnp.concatenate([top, below], axis=-2)
 
-    index = jnp.arange(d)[:, None]
-
-    def eliminate(j: Array | int, rows: Array) -> Array:
-        row = jax.lax.dynamic_index_in_dim(rows, j, axis=-2)
-        pivot = jax.lax.dynamic_index_in_dim(row, j, axis=-1)
-        row = row / jnp.sqrt(jnp.where(pivot > 0, pivot, jnp.nan))
-        # By symmetry the column under the pivot is the row beside it.
-        column = jnp.where(index > j, row[..., :d].mT, 0)
-        return jnp.where(index == j, row, rows - column * row)
-
-    rows = jnp.concatenate([matrix, b], axis=-1)
     if d <= _UNROLLED:
-        for j in range(d):
-            rows = eliminate(j, rows)
-    else:
-        rows = jax.lax.fori_loop(0, d, eliminate, rows)
-    return rows[..., d:]
+        return _eliminate(jnp.concatenate([matrix, b], axis=-1), d)
+    blocks = -(-d // _BLOCK)
+    size = blocks * _BLOCK
+    # Filled up with rows of the identity, which the elimination leaves as they are.
+    filled = [(0, 0)] * (matrix.ndim - 2) + [(0, size - d)] * 2
+    identity = jnp.diag((jnp.arange(size) >= d).astype(matrix.dtype))
+    matrix = jnp.pad(matrix, filled) + identity
+    rows = jnp.concatenate([matrix, jnp.pad(b, [*filled[:-1], (0, 0)])], axis=-1)
+    index = jnp.arange(size)[:, None]
+
+    def eliminate(j: Array, rows: Array) -> Array:
+        start = j * _BLOCK
+        block = jax.lax.dynamic_slice_in_dim(rows, start, _BLOCK, axis=-2)
+        pivots = jax.lax.dynamic_slice_in_dim(block, start, _BLOCK, axis=-1)
+        block = _eliminate(jnp.concatenate([pivots, block], axis=-1), _BLOCK)
+        # By symmetry the columns under the pivots are the rows beside them.
+        columns = jnp.where(index >= start + _BLOCK, block[..., :size].mT, 0)
+        rows = rows - product(columns, block)
+        return jax.lax.dynamic_update_slice_in_dim(rows, block, start, axis=-2)
+
+    return jax.lax.fori_loop(0, blocks, eliminate, rows)[..., :d, size:]
+
+
+def _eliminate(rows: Float[Array, "*k d p"], d: int) -> Float[Array, "*k d m"]:
+    """L⁻¹B from the rows of [A B], written out: for a few rows."""
+    done = []
+    for j in range(d):
+        row = rows[..., j, :]
+        for previous in done:
+            row = row - previous[..., j, None] * previous
+        pivot = row[..., j, None]
+        done.append(row / jnp.sqrt(jnp.where(pivot > 0, pivot, jnp.nan)))
+    return jnp.stack(done, axis=-2)[..., d:]
 
 
 def inverse_root(matrix: Float[Array, "*k d d"]) -> Float[Array, "*k d d"]:

@@ -14,7 +14,7 @@ from ._chunks import fold
 from ._covariance import AbstractCovariance, structure_named
 from ._density import evaluate
 from ._linalg import einsum, inverse_lower
-from ._moments import Moments, maximise, scatter_moments
+from ._moments import Moments, maximise, rows_moments
 
 
 class GaussianMixture(eqx.Module):
@@ -336,6 +336,7 @@ def from_responsibilities(
         y = frame.structure.whiten(x, means)
         known = responsibilities.T if present is None else responsibilities.T * present
         nothing = jnp.zeros((), x.dtype)
-        return scatter_moments(frame, x, y, known, centre, (nothing, nothing))
+        scatter = frame.structure.scatter(y, known)
+        return rows_moments(frame, x, scatter, known, centre, (nothing, nothing))
 
     return maximise(frame, fold(moments, (x, responsibilities), None, rows), reg_covar)

@@ -4,16 +4,17 @@ EM is `maximise(expect(gmm, x))`. `Moments` add: over chunks in a loop, over dev
 over files in Python, so long as the same model took them.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Self
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from ._accuracy import Plan, everywhere, packed_is_accurate, reach
+from ._accuracy import PACKED, WHITENED, Plan, accurate_way, everywhere, reach
 from ._chunks import fold
-from ._density import log_constant, whitened_log_joint
+from ._density import log_constant, log_joint_of
 from ._frame import Frame
 from ._linalg import einsum
 
@@ -45,28 +46,27 @@ class Survey(eqx.Module):
     frame: Frame
     reaches: Float[Array, "c d"]
     """How far each chunk of rows reaches in that frame"""
+    fastest: int = eqx.field(static=True)
 
     @classmethod
     def of(cls, gmm: "GaussianMixture", x: Float[Array, "n d"]) -> Self:
         n, d = x.shape
         plan = Plan.of(gmm, x, products=2)
         count = -(-n // plan.rows)
-        if not plan.packable:
-            return cls(
-                Frame(jnp.mean(x, axis=0), None, None), jnp.full((count, d), jnp.inf, x.dtype)
-            )
-        frame = Frame.of_data(gmm, x)
+        frame = Frame.of_data(gmm, x, turned=plan.fastest == PACKED)
+        if plan.fastest == WHITENED:
+            return cls(frame, jnp.full((count, d), jnp.inf, x.dtype), plan.fastest)
 
         def chunk(i: Array) -> Array:
             start = jnp.minimum(i * plan.rows, n - plan.rows)
             rows = jax.lax.dynamic_slice_in_dim(x, start, plan.rows)
             return reach(frame.apply(rows))
 
-        return cls(frame, jax.lax.map(chunk, jnp.arange(count)))
+        return cls(frame, jax.lax.map(chunk, jnp.arange(count)), plan.fastest)
 
-    def packed_is_accurate(self, gmm: "GaussianMixture") -> Bool[Array, " c"]:
-        """For each chunk, whether packed moments of this model are accurate there."""
-        return packed_is_accurate(self.frame.model(gmm), self.reaches)
+    def accurate_way(self, gmm: "GaussianMixture") -> Int[Array, " c"]:
+        """For each chunk the fastest way to this model's moments that is accurate there."""
+        return accurate_way(self.frame.model(gmm), self.reaches, self.fastest)
 
 
 def _responsibilities(log_joint: Array, weights: Array | None, axis: int) -> tuple[Array, Array]:
@@ -94,26 +94,19 @@ def _total(log_prob: Array, weights: Array | None) -> tuple[Array, Array]:
     return jnp.sum(weights * log_prob), jnp.sum(weights)
 
 
-def scatter_moments(
+def rows_moments(
     gmm: "GaussianMixture",
     x: Float[Array, "n d"],
-    y: Float[Array, "k d n"],
+    scatter: Array,
     responsibilities: Float[Array, "k n"],
     centre: Float[Array, " d"],
     totals: tuple[Float[Array, ""], Float[Array, ""]],
 ) -> Moments:
-    """Moments of rows whose responsibilities are known."""
+    """Moments of rows whose responsibilities, and scatter in y, are known."""
     weight = jnp.sum(responsibilities, axis=1)
     raw = einsum("kn,nd->kd", responsibilities, x - centre)
     first = raw - weight[:, None] * (gmm.means - centre)
-    return Moments(weight, first, gmm.structure.scatter(y, responsibilities), *totals)
-
-
-def _whitened(gmm: "GaussianMixture", x: Array, weights: Array | None, frame: Frame) -> Moments:
-    log_joint, y = whitened_log_joint(gmm, x)
-    responsibilities, log_prob = _responsibilities(log_joint, weights, axis=0)
-    totals = _total(log_prob, weights)
-    return scatter_moments(gmm, x, y, responsibilities, frame.centre, totals)
+    return Moments(weight, first, scatter, *totals)
 
 
 def expect(
@@ -121,51 +114,74 @@ def expect(
     x: Float[Array, "n d"],
     weights: Float[Array, " n"] | None,
     frame: Frame,
-    packed: Bool[Array, " c"],
+    ways: Int[Array, " c"],
 ) -> Moments:
     """The moments of x under the model.
 
     **Arguments:**
 
     - `frame`: where the data look round.
-    - `packed`: for each chunk of rows whether to take packed moments, see `_accuracy`.
+    - `ways`: for each chunk of rows the way to take, see `_accuracy`.
     """
     plan = Plan.of(gmm, x, products=2)
-
-    def take_whitened(x: Array, weights: Array | None) -> Moments:
-        return fold(
-            lambda block, present, _: _whitened(gmm, block[0], times(block[1], present), frame),
-            (x, weights),
-            None,
-            min(plan.whitened_rows, x.shape[0]),
-        )
-
-    if not plan.packable:
-        return take_whitened(x, weights)
-
+    constant = log_constant(gmm)
     seen = frame.model(gmm)
     structure = seen.structure
-    coefficients = structure.packed_coefficients(seen.means, log_constant(gmm))
 
-    def take_packed(x: Array, weights: Array | None):
+    def in_rows(whiten: Callable, scatter: Callable, x: Array, weights: Array | None) -> Moments:
+        def block(arrays: tuple[Array, Array | None], present: Array | None, _: None) -> Moments:
+            x, weights = arrays[0], times(arrays[1], present)
+            y = whiten(x)
+            log_joint = log_joint_of(constant, y)
+            responsibilities, log_prob = _responsibilities(log_joint, weights, axis=0)
+            second = scatter(y, responsibilities, x)
+            totals = _total(log_prob, weights)
+            return rows_moments(gmm, x, second, responsibilities, frame.centre, totals)
+
+        return fold(block, (x, weights), None, min(plan.whitened_rows, x.shape[0]))
+
+    def whitened(x: Array, weights: Array | None) -> Moments:
+        return in_rows(
+            lambda x: gmm.structure.whiten(x, gmm.means),
+            lambda y, z, x: gmm.structure.scatter(y, z),
+            x,
+            weights,
+        )
+
+    if plan.fastest == WHITENED:
+        return whitened(x, weights)
+
+    def centred(x: Array, weights: Array | None) -> Moments:
+        return in_rows(
+            lambda x: structure.whiten_centred(frame.apply(x), seen.means),
+            lambda y, z, x: structure.scatter_centred(y, z, frame.apply(x), seen.means),
+            x,
+            weights,
+        )
+
+    def packed(x: Array, weights: Array | None) -> tuple[PyTree, tuple[Array, Array]]:
         features = structure.packed_features(coefficients, frame.apply(x))
         log_joint = structure.packed_log_density(coefficients, features)
         responsibilities, log_prob = _responsibilities(log_joint, weights, axis=1)
         return structure.packed_sums(features, responsibilities), _total(log_prob, weights)
 
-    def zeros(fn, x, weights):
+    def zeros(fn: Callable, x: Array, weights: Array | None) -> PyTree:
         return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(fn, x, weights))
 
-    def chunk(block: tuple[Array, Array | None], present: Array | None, packed: Array):
-        return jax.lax.cond(
-            everywhere(packed),
-            lambda x, weights: (take_packed(x, weights), zeros(take_whitened, x, weights)),
-            lambda x, weights: (zeros(take_packed, x, weights), take_whitened(x, weights)),
-            block[0],
-            times(block[1], present),
-        )
+    ways_to = [
+        lambda x, weights: (zeros(packed, x, weights), whitened(x, weights)),
+        lambda x, weights: (zeros(packed, x, weights), centred(x, weights)),
+        lambda x, weights: (packed(x, weights), zeros(whitened, x, weights)),
+    ]
+    coefficients = structure.packed_coefficients(seen.means, constant)
 
-    (sums, totals), moments = fold(chunk, (x, weights), packed, plan.rows)
+    def chunk(block: tuple[Array, Array | None], present: Array | None, way: Array) -> PyTree:
+        weights = times(block[1], present)
+        return jax.lax.switch(everywhere(way), ways_to[: plan.fastest + 1], block[0], weights)
+
+    (sums, totals), moments = fold(chunk, (x, weights), ways, plan.rows)
+    if plan.fastest < PACKED:
+        return moments
     weight, first, second = structure.packed_moments(sums, seen.means)
     return moments + Moments(weight, frame.vectors_back(first), second, *totals)
 

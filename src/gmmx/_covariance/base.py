@@ -101,6 +101,15 @@ class AbstractCovariance(eqx.Module):
     def whiten(self, x: Float[Array, "n d"], means: Float[Array, "k d"]) -> Float[Array, "k d n"]:
         """y = W_k(x − μ_k), subtracted first: as accurate as the data are."""
 
+    def whiten_centred(
+        self, x: Float[Array, "n d"], means: Float[Array, "k d"]
+    ) -> Float[Array, "k d n"]:
+        """y as well, for x that lie about the origin: W_kx may be one product for all components.
+
+        Asked only where √`cancellation` is small against 1/ε.
+        """
+        return self.whiten(x, means)
+
     @abc.abstractmethod
     def half_log_det(self, n_features: int) -> Float[Array, " *k"]:
         """log|W_k| = ½ log|Λ_k|."""
@@ -112,6 +121,16 @@ class AbstractCovariance(eqx.Module):
     @abc.abstractmethod
     def scatter(self, y: Float[Array, "k d n"], responsibilities: Float[Array, "k n"]) -> Array:
         """Σ_i z_ik yyᵀ, or as much of it as the M-step needs."""
+
+    def scatter_centred(
+        self,
+        y: Float[Array, "k d n"],
+        responsibilities: Float[Array, "k n"],
+        x: Float[Array, "n d"],
+        means: Float[Array, "k d"],
+    ) -> Array:
+        """The scatter as well, where y = `whiten_centred(x, means)`."""
+        return self.scatter(y, responsibilities)
 
     # The density, packed: log-densities and moments as two matrix products
 

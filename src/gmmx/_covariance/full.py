@@ -82,6 +82,14 @@ class FullCovariance(AbstractCovariance):
     def whiten(self, x: Float[Array, "n d"], means: Float[Array, "k d"]) -> Float[Array, "k d n"]:
         return product(self._factor, x.T - means[:, :, None])
 
+    def whiten_centred(
+        self, x: Float[Array, "n d"], means: Float[Array, "k d"]
+    ) -> Float[Array, "k d n"]:
+        factor = self._factor
+        (k, d), n = means.shape, x.shape[0]
+        turned = product(factor.reshape(k * d, d), x.T).reshape(k, d, n)
+        return turned - product(factor, means[:, :, None])
+
     def half_log_det(self, n_features: int) -> Float[Array, " k"]:
         return jnp.trace(self.log_cholesky, axis1=-2, axis2=-1)
 
@@ -93,6 +101,21 @@ class FullCovariance(AbstractCovariance):
     ) -> Float[Array, "k d d"]:
         y = jnp.sqrt(responsibilities)[:, None] * y
         return einsum("kdn,ken->kde", y, y)
+
+    def scatter_centred(
+        self,
+        y: Float[Array, "k d n"],
+        responsibilities: Float[Array, "k n"],
+        x: Float[Array, "n d"],
+        means: Float[Array, "k d"],
+    ) -> Float[Array, "k d d"]:
+        # Σ z y(Wx − Wμ)ᵀ, of which Σ z yxᵀ is again one product for all components.
+        factor = self._factor
+        k, d, n = y.shape
+        y = responsibilities[:, None] * y
+        cross = product(y.reshape(k * d, n), x).reshape(k, d, d)
+        centres = product(factor, means[:, :, None])
+        return product(cross, factor.mT) - jnp.sum(y, axis=2, keepdims=True) * centres.mT
 
     def packed_coefficients(
         self, means: Float[Array, "k d"], constant: Float[Array, " k"]

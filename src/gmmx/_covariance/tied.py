@@ -84,6 +84,11 @@ class TiedCovariance(AbstractCovariance):
     def whiten(self, x: Float[Array, "n d"], means: Float[Array, "k d"]) -> Float[Array, "k d n"]:
         return product(self._factor, x.T - means[:, :, None])
 
+    def whiten_centred(
+        self, x: Float[Array, "n d"], means: Float[Array, "k d"]
+    ) -> Float[Array, "k d n"]:
+        return product(self._factor, x.T) - product(self._factor, means[:, :, None])
+
     def half_log_det(self, n_features: int) -> Float[Array, ""]:
         return jnp.trace(self.log_cholesky)
 

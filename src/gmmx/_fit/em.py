@@ -6,8 +6,9 @@ from typing import Self
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from .._accuracy import PACKED
 from .._mixture import GaussianMixture
 from .._moments import Survey, expect, is_empty, maximise
 from .base import AbstractFitter, FitState
@@ -22,7 +23,7 @@ class _Memory(eqx.Module):
     gain: Float[Array, ""]
     """The least gain of likelihood that the last M-step promised; zero without `reg_covar`"""
     survey: Survey
-    packed: Bool[Array, " c"]
+    ways: Int[Array, " c"]
     empty: Bool[Array, ""]
 
 
@@ -62,14 +63,14 @@ class EMFitter(AbstractFitter):
     ) -> FitState:
         survey = Survey.of(gmm, x)
         zero = jnp.zeros((), x.dtype)
-        packed = survey.packed_is_accurate(gmm)
+        ways = survey.accurate_way(gmm)
         return FitState(
             gmm=gmm,
             n_iter=jnp.zeros((), jnp.int32),
             log_likelihood=jnp.full((), -jnp.inf, x.dtype),
             log_likelihood_diff=jnp.full((), jnp.inf, x.dtype),
             status=Status.running,
-            inner=_Memory(gmm, zero, survey, packed, jnp.asarray(False)),
+            inner=_Memory(gmm, zero, survey, ways, jnp.asarray(False)),
         )
 
     def step(
@@ -78,16 +79,16 @@ class EMFitter(AbstractFitter):
         memory, gmm = state.inner, state.gmm
         tol = jnp.asarray(self.tol, x.dtype)
         reg_covar = jnp.asarray(self.reg_covar, x.dtype)
-        moments = expect(gmm, x, weights, memory.survey.frame, memory.packed)
+        moments = expect(gmm, x, weights, memory.survey.frame, memory.ways)
         log_likelihood = moments.log_likelihood / moments.count
         updated = maximise(gmm, moments, reg_covar, self.frozen)
 
-        # Packed moments have to be accurate for the model that came out as well: one that has
-        # narrowed beyond that is taken back, and the step made again with those chunks whitened.
-        accurate = memory.survey.packed_is_accurate(updated)
-        taken_back = jnp.any(memory.packed & ~accurate)
+        # The moments have to be accurate for the model that came out as well: one that has
+        # narrowed beyond that is taken back, and the step made again in a slower way.
+        accurate = memory.survey.accurate_way(updated)
+        taken_back = jnp.any(memory.ways > accurate)
         again = dataclasses.replace(
-            state, inner=dataclasses.replace(memory, packed=memory.packed & accurate)
+            state, inner=dataclasses.replace(memory, ways=jnp.minimum(memory.ways, accurate))
         )
 
         d = gmm.n_features
@@ -116,7 +117,7 @@ class EMFitter(AbstractFitter):
                 previous=where(non_finite, memory.previous, gmm),
                 gain=reg_covar / 2 * jnp.sum(share * narrowing),
                 survey=memory.survey,
-                packed=accurate,
+                ways=accurate,
                 empty=jnp.any(is_empty(moments)),
             ),
         )
@@ -149,7 +150,7 @@ class EMFitter(AbstractFitter):
             status=status,
             history=jnp.zeros(0, x.dtype),
             start=jnp.zeros((), jnp.int32),
-            packed=jnp.mean(memory.packed.astype(x.dtype)),
+            packed=jnp.mean((memory.ways == PACKED).astype(x.dtype)),
         )
 
 
