@@ -170,6 +170,57 @@ def test_both_sides_of_the_accuracy_gate(structure, ratio):
         assert share == 0
 
 
+def few_narrow(structure, dtype, ratio=1e-4, k=16, d=8):
+    """One component far narrower than fifteen others, and samples of all."""
+    rng = np.random.default_rng(0)
+    root = 0.3 * rng.normal(size=(k, d, d)) / np.sqrt(d) + np.eye(d)
+    root[3] *= ratio
+    natural = structure.natural(root @ root.transpose(0, 2, 1))
+    parameters = (np.full(k, 1 / k), 2 * rng.normal(size=(k, d)), natural)
+    gmm = gmmx.GaussianMixture.from_parameters(
+        *(value.astype(dtype) for value in parameters), structure.name
+    )
+    return gmm, gmm.sample(20_000, key=jax.random.key(1))
+
+
+SEPARABLE = ("full", "diag", "spherical")
+
+
+@pytest.mark.parametrize("name", SEPARABLE)
+def test_one_narrow_component_does_not_slow_the_others(structures, name):
+    structure = structures[name]
+    gmm, x = few_narrow(structure, np.float32)
+    assert gmmx._density.packed_share(gmm, x) == 1
+    error = np.abs(np.asarray(gmm.log_prob(x), float) - exact_log_prob(structure, gmm, x))
+    assert error.mean() < 1e-4
+    assert error.max() < 1e-2
+
+
+@pytest.mark.parametrize("name", SEPARABLE)
+def test_a_step_with_one_narrow_component(structures, name):
+    """Its moments are whitened, the others' packed: the M-step is that of the responsibilities."""
+    structure = structures[name]
+    gmm, x = few_narrow(structure, np.float64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", gmmx.FitWarning)
+        result = EMFitter(max_iter=1, reg_covar=0.0).fit(x, gmm)
+    assert result.packed == 1
+    z = gmm.predict_proba(x)
+    expected = gmmx.GaussianMixture.from_responsibilities(x, z, structure.name, reg_covar=0.0)
+    np.testing.assert_allclose(result.gmm.weights, expected.weights, rtol=1e-11)
+    np.testing.assert_allclose(result.gmm.means, expected.means, rtol=1e-9, atol=1e-12)
+    for own, wanted in zip(result.gmm.covariances, expected.covariances, strict=True):
+        np.testing.assert_allclose(own, wanted, rtol=0, atol=1e-9 * np.max(np.abs(wanted)))
+
+
+def test_few_components_in_many_features(structure):
+    """Where packing is not worth it and one product whitens for all."""
+    gmm, x = narrow(structure, 0.05, k=4, d=32)
+    error = np.abs(np.asarray(gmm.log_prob(x), float) - exact_log_prob(structure, gmm, x))
+    assert error.mean() < 1e-4
+    assert error.max() < 1e-2
+
+
 def test_a_fit_changes_its_way():
     """A fit that begins wide is packed, and is whitened once its components have narrowed."""
     rng = np.random.default_rng(0)

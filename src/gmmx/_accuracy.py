@@ -8,7 +8,8 @@
 - *Whitened*: y = W_k(z − μ_k), subtracted first, as accurate as the data are.
 
 So S is bounded in each chunk of rows and the decision is taken chunk by chunk, at run time; it
-costs next to nothing.
+costs next to nothing. A few components may be too narrow in data that is packed for the others:
+those are whitened one by one.
 """
 
 from typing import TYPE_CHECKING, Self
@@ -17,7 +18,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from ._chunks import rows_per_chunk
 
@@ -31,6 +32,10 @@ WHITENED, CENTRED, PACKED = 0, 1, 2
 # it holds the error of a log-density under 1e-4 nats in the mean and 1e-3 at any one sample; in
 # float64 under 1e-10.
 LIMIT = {jnp.dtype("float32"): 3.3e3, jnp.dtype("float64"): 1e5}
+
+# Up to this many features for each of K·d, by the number of products that read them, packing is
+# worth it.
+_WORTH = {1: 1.1, 2: 1.6}
 
 # Below this many multiplications a pass, whitening is as fast and compiles sooner.
 _SMALLEST = 2**20
@@ -59,6 +64,8 @@ class Plan(eqx.Module):
     whitened_rows: int = eqx.field(static=True)
     fastest: int = eqx.field(static=True)
     """The fastest of the ways that is worth its preparation"""
+    slots: int = eqx.field(static=True)
+    """How many components may be whitened where the others are packed"""
 
     @classmethod
     def of(cls, gmm: "GaussianMixture", x: Float[Array, "n d"], products: int) -> Self:
@@ -73,13 +80,14 @@ class Plan(eqx.Module):
         # coefficients however few the rows. The constants are from timings at d = 2 to 64.
         if n * k * width < _SMALLEST or n < 16 * d:
             fastest = WHITENED
-        elif width > 0.7 * k * d * products**2:
+        elif width > _WORTH[products] * k * d:
             fastest = CENTRED
         else:
             fastest = PACKED
         whitened_rows = rows_per_chunk(n, k * d, itemsize)
         rows = rows_per_chunk(n, width + k, itemsize) if fastest == PACKED else whitened_rows
-        return cls(rows, whitened_rows, fastest)
+        slots = k // 8 if fastest == PACKED and gmm.structure.separable else 0
+        return cls(rows, whitened_rows, fastest, slots)
 
 
 def reach(z: Float[Array, "r d"]) -> Float[Array, " d"]:
@@ -92,17 +100,50 @@ def reach(z: Float[Array, "r d"]) -> Float[Array, " d"]:
     return jnp.maximum(jnp.sqrt(jnp.mean(z**2, axis=0)), largest / 4)
 
 
-def accurate_way(
-    seen: "GaussianMixture", reaches: Float[Array, "c d"], fastest: int
-) -> Int[Array, " c"]:
-    """The fastest accurate way for a mixture, as seen in its frame, in each of these chunks.
+class Route(eqx.Module):
+    """The way taken in each chunk, and the components that are whitened where others are packed."""
 
-    NaN anywhere is whitened.
-    """
-    seen, reaches = jax.lax.stop_gradient((seen, reaches))
-    cancellation = seen.structure.cancellation(reaches, seen.means)
-    # A component of weight zero takes no part, however narrow it is.
-    size = jnp.max(jnp.where(seen.logits == -jnp.inf, 0, cancellation), axis=1)
-    limit = LIMIT[reaches.dtype]
-    way = (size <= limit**2).astype(jnp.int32) + (size <= limit).astype(jnp.int32)
-    return everywhere(jnp.minimum(way, fastest))
+    ways: Int[Array, " c"]
+    narrow: Bool[Array, " k"]
+    slots: int = eqx.field(static=True)
+    """The most components that may be narrow: more are cheaper whitened together with the rest"""
+
+    @classmethod
+    def of(cls, seen: "GaussianMixture", reaches: Float[Array, "c d"], plan: Plan) -> Self:
+        """The fastest accurate route for a mixture, as seen in its frame. NaN is whitened."""
+        seen, reaches = jax.lax.stop_gradient((seen, reaches))
+        size = seen.structure.cancellation(reaches, seen.means)
+        # A component of weight zero takes no part, however narrow it is.
+        size = jnp.where(seen.logits == -jnp.inf, 0, size)
+        limit = LIMIT[reaches.dtype]
+        fine = size <= limit
+        narrow = ~jnp.all(fine, axis=0)
+        few = jnp.sum(narrow) <= plan.slots
+        way = jnp.where(jnp.max(size, axis=1) <= limit**2, CENTRED, WHITENED)
+        way = jnp.where(few | jnp.all(fine, axis=1), PACKED, way)
+        way = jnp.minimum(way, plan.fastest).astype(jnp.int32)
+        return cls(everywhere(way), narrow & few, plan.slots)
+
+    def suffices(self, wanted: Self) -> Bool[Array, ""]:
+        """Whether this route is accurate where `wanted` is the fastest that is."""
+        packed = jnp.any(self.ways == PACKED)
+        missing = packed & jnp.any(wanted.narrow & ~self.narrow)
+        return ~(missing | jnp.any(self.ways > wanted.ways))
+
+    def both(self, other: Self) -> Self:
+        """A route that suffices for both."""
+        narrow = self.narrow | other.narrow
+        few = jnp.sum(narrow) <= self.slots
+        ways = jnp.where(few, jnp.minimum(self.ways, other.ways), WHITENED)
+        return type(self)(ways, narrow & few, self.slots)
+
+    @property
+    def any_narrow(self) -> Bool[Array, ""]:
+        """Whether a component is narrow; under vmap, in any mixture of the batch."""
+        return everywhere(1 - jnp.any(self.narrow).astype(jnp.int32)) == 0
+
+    @property
+    def slotted(self) -> Int[Array, " m"]:
+        """The narrow components, then K, which is none of them."""
+        k = self.narrow.size
+        return jnp.nonzero(self.narrow, size=self.slots, fill_value=k)[0]

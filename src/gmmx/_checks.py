@@ -82,7 +82,10 @@ _all_finite = jax.jit(lambda value: jnp.all(jnp.isfinite(value)))
 
 
 def check_points(x: Any, n_features: int, dtype: Any) -> Float[Array, "*batch d"]:
-    """Points to evaluate a mixture at: any leading axes, the last the features."""
+    """Points to evaluate a mixture at: any leading axes, the last the features.
+
+    Whether they are finite is left to the evaluation.
+    """
     x = as_floating(x, "x")
     if x.ndim == 0 or x.shape[-1] != n_features:
         fix = " Transpose it?" if x.ndim == 2 and x.shape[0] == n_features else ""
@@ -90,7 +93,6 @@ def check_points(x: Any, n_features: int, dtype: Any) -> Float[Array, "*batch d"
             f"x has shape {x.shape}, but the mixture has {n_features} features: the last axis of "
             f"x has to be of that length.{fix}"
         )
-    check_finite(x, "x")
     return x.astype(promote(x.dtype, dtype))
 
 

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from ._accuracy import PACKED, WHITENED, Plan, accurate_way, reach
+from ._accuracy import PACKED, WHITENED, Plan, Route, reach
 from ._chunks import map_rows
+from ._covariance.base import AbstractCovariance
 from ._frame import Frame
 
 if TYPE_CHECKING:
@@ -28,12 +29,43 @@ def log_joint_of(constant: Float[Array, " k"], y: Float[Array, "k d n"]) -> Floa
     return constant[:, None] - jnp.sum(y**2, axis=1) / 2
 
 
+def for_narrow(
+    fn: Callable[[Int[Array, ""], AbstractCovariance, Float[Array, "1 d n"]], PyTree],
+    gmm: "GaussianMixture",
+    x: Float[Array, "n d"],
+    route: Route,
+) -> PyTree[Float[Array, "m ..."]]:
+    """`fn(k, its covariance, y)` of each narrow component in turn; zeros in slots that are free."""
+
+    def slot(k: Int[Array, ""]) -> PyTree:
+        def filled() -> PyTree:
+            own = gmm.structure.take(k[None])
+            return fn(k, own, own.whiten(x, jnp.take(gmm.means, k[None], axis=0, mode="clip")))
+
+        return jax.lax.cond(k < gmm.n_components, filled, lambda: zeros_like_of(filled))
+
+    return jax.lax.map(slot, route.slotted)
+
+
+def narrow_log_joint(
+    gmm: "GaussianMixture", constant: Float[Array, " k"], x: Float[Array, "n d"], route: Route
+) -> Float[Array, "m n"]:
+    """The log-joints of the narrow components."""
+    return for_narrow(lambda k, _, y: log_joint_of(constant[k, None], y)[0], gmm, x, route)
+
+
+def zeros_like_of(fn: Callable[..., PyTree], *arguments: PyTree) -> PyTree:
+    """Zeros of the shapes that `fn` returns."""
+    return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(fn, *arguments))
+
+
 @partial(jax.jit, static_argnames="reduce")
 def evaluate(
     gmm: "GaussianMixture", x: Float[Array, "n d"], reduce: Callable[[Float[Array, "n k"]], PyTree]
-) -> PyTree:
+) -> tuple[PyTree, Bool[Array, ""]]:
     """`reduce` of log w_k N(x_i; μ_k, Σ_k), (n k), without holding all of it at once.
 
+    And whether all of x is finite, which costs nothing here and a pass over x elsewhere.
     Compiled as one program, so that a call from Python is not dispatched operation by operation;
     inside a caller's transformation it is inlined.
     """
@@ -54,7 +86,8 @@ def evaluate(
         return in_rows(type(gmm.structure).whiten, gmm, x)
 
     if plan.fastest == WHITENED:
-        return map_rows(lambda block: reduce(whitened(block)), x, plan.rows)
+        values = map_rows(lambda block: reduce(whitened(block)), x, plan.rows)
+        return values, jnp.all(jnp.isfinite(x))
 
     frame = Frame.of_model(gmm, turned=plan.fastest == PACKED)
     seen = frame.model(gmm)
@@ -63,23 +96,32 @@ def evaluate(
     def centred(x: Array) -> Array:
         return in_rows(type(gmm.structure).whiten_centred, seen, frame.apply(x))
 
-    ways = [whitened, centred]
-    if plan.fastest == PACKED:
-        coefficients = seen.structure.packed_coefficients(seen.means, constant)
+    coefficients = seen.structure.packed_coefficients(seen.means, constant)
 
-        @jax.checkpoint
-        def packed(x: Array) -> Array:
-            features = seen.structure.packed_features(coefficients, frame.apply(x))
-            return seen.structure.packed_log_density(coefficients, features)
+    @jax.checkpoint
+    def packed(x: Array, route: Route) -> Array:
+        features = seen.structure.packed_features(coefficients, frame.apply(x))
+        log_joint = seen.structure.packed_log_density(coefficients, features)
+        if plan.slots == 0:
+            return log_joint
 
-        ways.append(packed)
+        def narrow() -> Array:
+            own = narrow_log_joint(gmm, constant, x, route)
+            return log_joint.at[:, route.slotted].set(own.T, mode="drop")
 
-    def rows(x: Float[Array, "r d"]) -> PyTree:
+        return jax.lax.cond(route.any_narrow, narrow, lambda: log_joint)
+
+    ways = [lambda x, _: whitened(x), lambda x, _: centred(x), packed]
+
+    def rows(x: Float[Array, "r d"]) -> tuple[PyTree, Array]:
         reaches = reach(frame.apply(jax.lax.stop_gradient(x)))
-        way = accurate_way(seen, reaches[None], plan.fastest)[0]
-        return jax.checkpoint(reduce)(jax.lax.switch(way, ways, x))
+        route = Route.of(seen, reaches[None], plan)
+        log_joint = jax.lax.switch(route.ways[0], ways[: plan.fastest + 1], x, route)
+        finite = jnp.broadcast_to(jnp.all(jnp.isfinite(reaches)), x.shape[:1])
+        return jax.checkpoint(reduce)(log_joint), finite
 
-    return map_rows(rows, x, plan.rows)
+    values, finite = map_rows(rows, x, plan.rows)
+    return values, jnp.all(finite)
 
 
 @jax.jit
@@ -92,7 +134,7 @@ def packed_share(gmm: "GaussianMixture", x: Float[Array, "n d"]) -> Float[Array,
     seen = frame.model(gmm)
 
     def rows(x: Float[Array, "r d"]) -> Array:
-        way = accurate_way(seen, reach(frame.apply(x))[None], plan.fastest)[0]
-        return jnp.full(x.shape[0], way == PACKED, x.dtype)
+        route = Route.of(seen, reach(frame.apply(x))[None], plan)
+        return jnp.full(x.shape[0], route.ways[0] == PACKED, x.dtype)
 
     return jnp.mean(map_rows(rows, x, plan.rows))

@@ -221,7 +221,9 @@ class GaussianMixture(eqx.Module):
         """`reduce` of the log-joints at points of any leading axes."""
         x = _checks.check_points(x, self.n_features, self.dtype)
         gmm = jax.tree.map(lambda leaf: leaf.astype(x.dtype), self)
-        values = evaluate(gmm, x.reshape(-1, self.n_features), reduce)
+        values, finite = evaluate(gmm, x.reshape(-1, self.n_features), reduce)
+        if not (_checks.is_concrete(finite) and bool(finite)):
+            _checks.check_finite(x, "x")
         return values.reshape(*x.shape[:-1], *values.shape[1:])
 
     def component_log_prob(self, x: Any) -> Float[Array, "*batch k"]:
@@ -295,8 +297,13 @@ def _responsibilities(log_joint: Float[Array, "n k"]) -> Float[Array, "n k"]:
 
 
 def _labels(log_joint: Float[Array, "n k"]) -> Int[Array, " n"]:
-    known = ~jnp.any(jnp.isnan(log_joint), axis=-1)
-    return jnp.where(known, jnp.argmax(log_joint, axis=-1), -1)
+    # The first place of the largest value, found by two reductions that vectorise, where those of
+    # `jnp.argmax` do not. NaN is equal to nothing.
+    k = log_joint.shape[-1]
+    largest = jnp.max(log_joint, axis=-1, keepdims=True)
+    place = jnp.where(log_joint == largest, jnp.arange(k, dtype=jnp.int32), k)
+    first = jnp.min(place, axis=-1)
+    return jnp.where(first == k, -1, first)
 
 
 @jax.jit

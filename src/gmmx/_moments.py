@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Self
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
-from ._accuracy import PACKED, WHITENED, Plan, accurate_way, everywhere, reach
+from ._accuracy import PACKED, WHITENED, Plan, Route, everywhere, reach
 from ._chunks import fold
-from ._density import log_constant, log_joint_of
+from ._covariance.base import AbstractCovariance
+from ._density import for_narrow, log_constant, log_joint_of, narrow_log_joint, zeros_like_of
 from ._frame import Frame
 from ._linalg import einsum
 
@@ -46,7 +47,7 @@ class Survey(eqx.Module):
     frame: Frame
     reaches: Float[Array, "c d"]
     """How far each chunk of rows reaches in that frame"""
-    fastest: int = eqx.field(static=True)
+    plan: Plan = eqx.field(static=True)
 
     @classmethod
     def of(cls, gmm: "GaussianMixture", x: Float[Array, "n d"]) -> Self:
@@ -55,18 +56,18 @@ class Survey(eqx.Module):
         count = -(-n // plan.rows)
         frame = Frame.of_data(gmm, x, turned=plan.fastest == PACKED)
         if plan.fastest == WHITENED:
-            return cls(frame, jnp.full((count, d), jnp.inf, x.dtype), plan.fastest)
+            return cls(frame, jnp.full((count, d), jnp.inf, x.dtype), plan)
 
         def chunk(i: Array) -> Array:
             start = jnp.minimum(i * plan.rows, n - plan.rows)
             rows = jax.lax.dynamic_slice_in_dim(x, start, plan.rows)
             return reach(frame.apply(rows))
 
-        return cls(frame, jax.lax.map(chunk, jnp.arange(count)), plan.fastest)
+        return cls(frame, jax.lax.map(chunk, jnp.arange(count)), plan)
 
-    def accurate_way(self, gmm: "GaussianMixture") -> Int[Array, " c"]:
-        """For each chunk the fastest way to this model's moments that is accurate there."""
-        return accurate_way(self.frame.model(gmm), self.reaches, self.fastest)
+    def route(self, gmm: "GaussianMixture") -> Route:
+        """The fastest accurate route to this model's moments."""
+        return Route.of(self.frame.model(gmm), self.reaches, self.plan)
 
 
 def _responsibilities(log_joint: Array, weights: Array | None, axis: int) -> tuple[Array, Array]:
@@ -114,14 +115,14 @@ def expect(
     x: Float[Array, "n d"],
     weights: Float[Array, " n"] | None,
     frame: Frame,
-    ways: Int[Array, " c"],
+    route: Route,
 ) -> Moments:
     """The moments of x under the model.
 
     **Arguments:**
 
     - `frame`: where the data look round.
-    - `ways`: for each chunk of rows the way to take, see `_accuracy`.
+    - `route`: the way to take for each chunk of rows, see `_accuracy`.
     """
     plan = Plan.of(gmm, x, products=2)
     constant = log_constant(gmm)
@@ -159,19 +160,37 @@ def expect(
             weights,
         )
 
-    def packed(x: Array, weights: Array | None) -> tuple[PyTree, tuple[Array, Array]]:
+    def packed(x: Array, weights: Array | None) -> PyTree:
         features = structure.packed_features(coefficients, frame.apply(x))
         log_joint = structure.packed_log_density(coefficients, features)
-        responsibilities, log_prob = _responsibilities(log_joint, weights, axis=1)
-        return structure.packed_sums(features, responsibilities), _total(log_prob, weights)
 
-    def zeros(fn: Callable, x: Array, weights: Array | None) -> PyTree:
-        return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(fn, x, weights))
+        def narrow() -> PyTree:
+            columns = narrow_log_joint(gmm, constant, x, route).T
+            corrected = log_joint.at[:, route.slotted].set(columns, mode="drop")
+            z, log_prob = _responsibilities(corrected, weights, axis=1)
+
+            def moments(k: Array, own: AbstractCovariance, y: Array) -> PyTree:
+                first = einsum("n,nd->d", z[:, k], x - frame.centre)
+                return first, own.scatter(y, z[:, k][None])[0]
+
+            return z, log_prob, for_narrow(moments, gmm, x, route)
+
+        def usual() -> PyTree:
+            z, log_prob = _responsibilities(log_joint, weights, axis=1)
+            return z, log_prob, jax.tree.map(jnp.zeros_like, jax.eval_shape(narrow)[2])
+
+        if plan.slots:
+            found = jax.lax.cond(route.any_narrow, narrow, usual)
+        else:
+            found = (*_responsibilities(log_joint, weights, axis=1), None)
+        responsibilities, log_prob, own = found
+        sums = structure.packed_sums(features, responsibilities)
+        return sums, own, _total(log_prob, weights)
 
     ways_to = [
-        lambda x, weights: (zeros(packed, x, weights), whitened(x, weights)),
-        lambda x, weights: (zeros(packed, x, weights), centred(x, weights)),
-        lambda x, weights: (packed(x, weights), zeros(whitened, x, weights)),
+        lambda x, weights: (zeros_like_of(packed, x, weights), whitened(x, weights)),
+        lambda x, weights: (zeros_like_of(packed, x, weights), centred(x, weights)),
+        lambda x, weights: (packed(x, weights), zeros_like_of(whitened, x, weights)),
     ]
     coefficients = structure.packed_coefficients(seen.means, constant)
 
@@ -179,11 +198,19 @@ def expect(
         weights = times(block[1], present)
         return jax.lax.switch(everywhere(way), ways_to[: plan.fastest + 1], block[0], weights)
 
-    (sums, totals), moments = fold(chunk, (x, weights), ways, plan.rows)
+    (sums, own, totals), moments = fold(chunk, (x, weights), route.ways, plan.rows)
     if plan.fastest < PACKED:
         return moments
     weight, first, second = structure.packed_moments(sums, seen.means)
-    return moments + Moments(weight, frame.vectors_back(first), second, *totals)
+    first = frame.vectors_back(first)
+    if plan.slots:
+        at = route.slotted
+        raw, scatter = own
+        means = jnp.take(gmm.means, at, axis=0, mode="clip") - frame.centre
+        of_own = raw - jnp.take(weight, at, mode="clip")[:, None] * means
+        first = first.at[at].set(of_own, mode="drop")
+        second = second.at[at].set(scatter, mode="drop")
+    return moments + Moments(weight, first, second, *totals)
 
 
 def maximise(

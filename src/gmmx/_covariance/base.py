@@ -4,7 +4,9 @@ import abc
 from typing import ClassVar, Self
 
 import equinox as eqx
-from jaxtyping import Array, Float, PyTree
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PyTree
 
 _registry: "dict[str, type[AbstractCovariance]]" = {}
 
@@ -28,6 +30,8 @@ class AbstractCovariance(eqx.Module):
     covariance_type: ClassVar[str]
     closed_under_linear_maps: ClassVar[bool]
     """Whether the covariances of Ax are of the same structure for any A"""
+    separable: ClassVar[bool] = True
+    """Whether each component has leaves of its own, along their first axis"""
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -94,6 +98,13 @@ class AbstractCovariance(eqx.Module):
 
         Asked only of a structure that is closed under linear maps.
         """
+
+    def take(self, components: Int[Array, " m"]) -> Self:
+        """The covariances of these components; the last one's in place of those beyond it.
+
+        Asked only of a structure that is separable.
+        """
+        return jax.tree.map(lambda leaf: jnp.take(leaf, components, axis=0, mode="clip"), self)
 
     # The density, whitened
 

@@ -29,6 +29,7 @@ class TiedCovariance(AbstractCovariance):
 
     covariance_type: ClassVar[str] = "tied"
     closed_under_linear_maps: ClassVar[bool] = True
+    separable: ClassVar[bool] = False
 
     @classmethod
     def from_covariances(cls, covariances: Float[Array, "d d"]) -> Self:

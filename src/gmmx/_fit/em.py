@@ -6,9 +6,9 @@ from typing import Self
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from .._accuracy import PACKED
+from .._accuracy import PACKED, Route
 from .._mixture import GaussianMixture
 from .._moments import Survey, expect, is_empty, maximise
 from .base import AbstractFitter, FitState
@@ -23,7 +23,7 @@ class _Memory(eqx.Module):
     gain: Float[Array, ""]
     """The least gain of likelihood that the last M-step promised; zero without `reg_covar`"""
     survey: Survey
-    ways: Int[Array, " c"]
+    route: Route
     empty: Bool[Array, ""]
 
 
@@ -63,14 +63,14 @@ class EMFitter(AbstractFitter):
     ) -> FitState:
         survey = Survey.of(gmm, x)
         zero = jnp.zeros((), x.dtype)
-        ways = survey.accurate_way(gmm)
+        route = survey.route(gmm)
         return FitState(
             gmm=gmm,
             n_iter=jnp.zeros((), jnp.int32),
             log_likelihood=jnp.full((), -jnp.inf, x.dtype),
             log_likelihood_diff=jnp.full((), jnp.inf, x.dtype),
             status=Status.running,
-            inner=_Memory(gmm, zero, survey, ways, jnp.asarray(False)),
+            inner=_Memory(gmm, zero, survey, route, jnp.asarray(False)),
         )
 
     def step(
@@ -79,16 +79,16 @@ class EMFitter(AbstractFitter):
         memory, gmm = state.inner, state.gmm
         tol = jnp.asarray(self.tol, x.dtype)
         reg_covar = jnp.asarray(self.reg_covar, x.dtype)
-        moments = expect(gmm, x, weights, memory.survey.frame, memory.ways)
+        moments = expect(gmm, x, weights, memory.survey.frame, memory.route)
         log_likelihood = moments.log_likelihood / moments.count
         updated = maximise(gmm, moments, reg_covar, self.frozen)
 
         # The moments have to be accurate for the model that came out as well: one that has
         # narrowed beyond that is taken back, and the step made again in a slower way.
-        accurate = memory.survey.accurate_way(updated)
-        taken_back = jnp.any(memory.ways > accurate)
+        wanted = memory.survey.route(updated)
+        taken_back = ~memory.route.suffices(wanted)
         again = dataclasses.replace(
-            state, inner=dataclasses.replace(memory, ways=jnp.minimum(memory.ways, accurate))
+            state, inner=dataclasses.replace(memory, route=memory.route.both(wanted))
         )
 
         d = gmm.n_features
@@ -117,7 +117,7 @@ class EMFitter(AbstractFitter):
                 previous=where(non_finite, memory.previous, gmm),
                 gain=reg_covar / 2 * jnp.sum(share * narrowing),
                 survey=memory.survey,
-                ways=accurate,
+                route=wanted,
                 empty=jnp.any(is_empty(moments)),
             ),
         )
@@ -150,7 +150,7 @@ class EMFitter(AbstractFitter):
             status=status,
             history=jnp.zeros(0, x.dtype),
             start=jnp.zeros((), jnp.int32),
-            packed=jnp.mean((memory.ways == PACKED).astype(x.dtype)),
+            packed=jnp.mean((memory.route.ways == PACKED).astype(x.dtype)),
         )
 
 
