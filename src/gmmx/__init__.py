@@ -2,6 +2,9 @@
 
 from importlib.metadata import version as _version
 
+from ._algebra.product import log_overlap as log_overlap
+from ._algebra.product import product as product
+from ._batch import MixtureBatch as MixtureBatch
 from ._covariance import AbstractCovariance as AbstractCovariance
 from ._fit.base import AbstractFitter as AbstractFitter
 from ._fit.base import FitState as FitState
@@ -14,6 +17,7 @@ from ._fit.result import FitWarning as FitWarning
 from ._fit.result import Status as Status
 from ._init import initialize as initialize
 from ._mixture import GaussianMixture as GaussianMixture
+from ._posterior import AbstractPosterior as AbstractPosterior
 
 GaussianMixtureModelJax = GaussianMixture
 """The name of the package GMMX"""

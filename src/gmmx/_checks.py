@@ -31,6 +31,14 @@ def promote(a: Any, b: Any) -> Any:
         return jnp.promote_types(a, b)
 
 
+def same_dtype(*trees: Any) -> tuple[Any, ...]:
+    """The arrays and mixtures, all in the widest of their float dtypes."""
+    dtype = jax.tree.leaves(trees)[0].dtype
+    for leaf in jax.tree.leaves(trees):
+        dtype = promote(dtype, leaf.dtype)
+    return tuple(jax.tree.map(lambda leaf: leaf.astype(dtype), trees))
+
+
 def as_floating(value: Any, name: str, dtype: Any = None) -> Array:
     """A float32 or float64 array of the value; integers and booleans are converted."""
     if not isinstance(value, jax.Array):

@@ -12,13 +12,15 @@ _CPU_BYTES = 5 * 2**20
 _ACCELERATOR_BYTES = 2**28
 
 
-def rows_per_chunk(n: int, columns: int, itemsize: int) -> int:
+def rows_per_chunk(n: int, columns: int, itemsize: int, least: int = 256) -> int:
     """How many of n rows to take at once when each needs this many columns of working set.
+
+    Not fewer than `least`, below which a chunk's products would not pay for the chunk.
 
     A divisor of n where there is one nearby, since then no row is padded or visited twice.
     """
     budget = _CPU_BYTES if jax.default_backend() == "cpu" else _ACCELERATOR_BYTES
-    rows = max(256, budget // (columns * itemsize))
+    rows = max(least, budget // (columns * itemsize))
     if n <= 1.5 * rows:
         return n
     for candidate in range(rows, rows // 2, -1):
@@ -59,13 +61,18 @@ def fold(
 
 
 def map_rows(
-    fn: Callable[[Float[Array, "r d"]], PyTree], x: Float[Array, "n d"], rows: int
+    fn: Callable[[PyTree], PyTree], arrays: PyTree[Float[Array, "n ..."]], rows: int
 ) -> PyTree:
     """`fn` over all rows, chunk by chunk, its outputs put together along the first axis."""
-    n, d = x.shape
+    n = jax.tree.leaves(arrays)[0].shape[0]
     if rows == n:
-        return fn(x)
+        return fn(arrays)
     count = -(-n // rows)
-    padded = jnp.pad(x, ((0, count * rows - n), (0, 0)), mode="edge") if n % rows else x
-    mapped = jax.lax.map(fn, padded.reshape(count, rows, d))
+
+    def chunks(a: Array) -> Array:
+        if n % rows:
+            a = jnp.pad(a, [(0, count * rows - n)] + [(0, 0)] * (a.ndim - 1), mode="edge")
+        return a.reshape(count, rows, *a.shape[1:])
+
+    mapped = jax.lax.map(fn, jax.tree.map(chunks, arrays))
     return jax.tree.map(lambda leaf: leaf.reshape(count * rows, *leaf.shape[2:])[:n], mapped)

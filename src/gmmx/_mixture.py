@@ -1,7 +1,7 @@
 """The Gaussian mixture: its parameters, its density, and what follows from them."""
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import equinox as eqx
 import jax
@@ -10,11 +10,16 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from . import _checks, _criteria
 from ._accuracy import Plan
+from ._algebra import condition, linear, merge
+from ._batch import MixtureBatch
 from ._chunks import fold
 from ._covariance import AbstractCovariance, structure_named
 from ._density import evaluate
 from ._linalg import einsum, inverse_lower
 from ._moments import Moments, maximise, rows_moments
+
+if TYPE_CHECKING:
+    from ._posterior import AbstractPosterior
 
 
 class GaussianMixture(eqx.Module):
@@ -282,6 +287,114 @@ class GaussianMixture(eqx.Module):
         labels = jax.random.categorical(label_key, self.logits, shape=(n_samples,))
         noise = jax.random.normal(noise_key, (n_samples, self.n_features), self.dtype)
         return _place(self, labels, noise), labels
+
+    # Algebra
+
+    def marginal(self, indices: Any) -> "GaussianMixture":
+        """The mixture of some of the features. Every structure is preserved.
+
+        **Arguments:**
+
+        - `indices`: the features to keep, in the order wanted: integers, negative ones counted
+            from the end, or a boolean mask `(d,)`. They set shapes, so they are not traced.
+
+        **Raises:** `ValueError` where a feature does not exist or is named twice.
+        """
+        return linear.marginal(self, indices)
+
+    def affine(self, matrix: Any, offset: Any = None) -> "GaussianMixture":
+        """The mixture of Ax + b; tied stays tied, and the rest becomes full.
+
+        **Arguments:**
+
+        - `matrix`: A, `(m, d)` with m ≤ d, of full row rank.
+        - `offset`: b, `(m,)`; zero if there is none.
+
+        **Raises:** `ValueError` where the covariance of Ax is singular.
+        """
+        return linear.affine(self, matrix, offset)
+
+    def convolve(self, noise_covariance: Any) -> "GaussianMixture":
+        """The mixture of x + ε, ε ~ N(0, C): its covariances are Σ_k + C.
+
+        σ² preserves every structure, variances full, tied and diag, a matrix full and tied; the
+        rest becomes full.
+
+        **Arguments:**
+
+        - `noise_covariance`: σ² `()`, variances `(d,)`, which may be zero, or a matrix `(d, d)`.
+        """
+        return linear.convolve(self, noise_covariance)
+
+    def condition(self, indices: Any, values: Any) -> "GaussianMixture | MixtureBatch":
+        r"""The mixture of the other features, in their order, given these.
+
+        $$p(x_u | x_o) = \sum_k p(k | x_o)\,
+        \mathcal{N}(x_u; \mu_{u,k} + G_k(x_o - \mu_{o,k}), (\Lambda_{uu,k})^{-1})$$
+
+        Every structure is preserved.
+
+        **Arguments:**
+
+        - `indices`: the features that are given, as in `marginal`.
+        - `values`: what they are, `(*batch, m)`, in the order of `indices`.
+
+        **Returns:** a `GaussianMixture` for one value `(m,)`, else a `gmmx.MixtureBatch`, which
+        holds the covariances once, since they do not depend on the values.
+        """
+        return condition.mixture(*condition.check_values(self, indices, values))
+
+    def regress(
+        self, indices: Any, values: Any
+    ) -> tuple[Float[Array, "*batch u"], Float[Array, "*batch u u"]]:
+        """Gaussian mixture regression: mean and covariance of the other features given these.
+
+        The moments of `condition(indices, values)`, without its n × K × u means (Ghahramani &
+        Jordan 1994; `predict` in the package gmr).
+        """
+        given, values = condition.check_values(self, indices, values)
+        mean = condition.over_rows(condition.mean, given, values)
+        return mean, condition.over_rows(condition.covariance, given, values)
+
+    def collapse(self) -> "GaussianMixture":
+        """One Gaussian, full, of the mixture's mean and covariance."""
+        return merge.collapse(self)
+
+    def reduce(self, n_components: int) -> "GaussianMixture":
+        """A mixture of fewer components, by greedy merging (Runnalls 2007).
+
+        Again and again the two components are merged whose merging can raise the Kullback-Leibler
+        divergence least, by its bound. The mean and the covariance of the whole mixture stay what
+        they are. The covariances become full, unless nothing is to be merged.
+        """
+        return merge.reduce(self, n_components)
+
+    def posterior(self, y: Any, A: Any, noise_covariance: Any, b: Any = 0) -> "AbstractPosterior":
+        """p(x | y) where this mixture is the prior of x, and y = Ax + b + ε, ε ~ N(0, C).
+
+        Denoising is `posterior(y, None, sigma**2)`, deblurring `posterior(y, blur, sigma**2)`,
+        inpainting `posterior(y, None, jnp.where(seen, sigma**2, jnp.inf))`.
+
+        **Arguments:**
+
+        - `y`: `(*batch, m)`.
+        - `A`: `(m, d)`, or `(*batch, m, d)` for one a sample; None for the identity.
+        - `noise_covariance`: C: σ² `()`, variances `(m,)` or a matrix `(m, m)`; for one a sample
+            `(*batch, m)`, `(*batch, 1)` or `(*batch, m, m)`. An infinite variance says that this
+            number was not observed: it then counts nowhere, and y there may be anything.
+        - `b`: `()`, `(m,)` or `(*batch, m)`.
+
+        **Returns:** a `gmmx.AbstractPosterior`, with `mean`, `mode`, `covariance`, `sample`,
+        `log_evidence`, `responsibilities` and `mixture`. With one operator for all samples the
+        factors are computed here, once, and each sample costs products only.
+
+        **Raises:** `ValueError` where shapes do not fit, or the noise is zero or singular: without
+        noise, see `condition`.
+        """
+        # Here, since a posterior is made of mixtures.
+        from ._posterior import posterior
+
+        return posterior(self, y, A, noise_covariance, b)
 
 
 def _identity(log_joint: Float[Array, "n k"]) -> Float[Array, "n k"]:

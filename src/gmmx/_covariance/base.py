@@ -6,7 +6,12 @@ from typing import ClassVar, Self
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
+
+from .._linalg import inverse_lower
+from .._noise import noise_root
+from .._orthogonal import condition_factor, lower_root
 
 _registry: "dict[str, type[AbstractCovariance]]" = {}
 
@@ -105,6 +110,49 @@ class AbstractCovariance(eqx.Module):
         Asked only of a structure that is separable.
         """
         return jax.tree.map(lambda leaf: jnp.take(leaf, components, axis=0, mode="clip"), self)
+
+    # The algebra. What is here is right for any structure and gives dense covariances; a
+    # structure that is preserved by an operation says so by a method of its own.
+
+    def distinct_factors(self, n_components: int, n_features: int) -> Float[Array, "j d d"]:
+        """The dense lower factors W, once where the components share one: j is K or one."""
+        return self.factors(n_components, n_features)
+
+    def with_distinct_factors(self, factors: Float[Array, "j d d"]) -> "AbstractCovariance":
+        """The structure of these factors, made of `distinct_factors` by one and the same map."""
+        return structure_named("full").from_precisions_cholesky(factors.mT)
+
+    def marginal(
+        self, indices: np.ndarray, n_components: int, n_features: int
+    ) -> "AbstractCovariance":
+        """The covariances of these features, in this order."""
+        rest = np.setdiff1d(np.arange(n_features), indices)
+        factors = self.distinct_factors(n_components, n_features)
+        factors = factors[:, :, np.concatenate([indices, rest])]
+        return self.with_distinct_factors(condition_factor(factors, indices.size)[0])
+
+    def conditional(
+        self, given: np.ndarray, rest: np.ndarray, n_components: int, n_features: int
+    ) -> "tuple[AbstractCovariance, AbstractCovariance, Float[Array, 'k u o']]":
+        """The given features' covariances, the others' given those, and the gains.
+
+        The others' means are μ_u + G(x_o − μ_o), with the gains G = Σ_uoΣ_oo⁻¹.
+        """
+        factors = self.distinct_factors(n_components, n_features)
+        factors = factors[:, :, np.concatenate([given, rest])]
+        marginal, conditional, gains = condition_factor(factors, given.size)
+        gains = jnp.broadcast_to(gains, (n_components, *gains.shape[1:]))
+        marginal, conditional = map(self.with_distinct_factors, (marginal, conditional))
+        return marginal, conditional, gains
+
+    def convolve(
+        self, noise: Float[Array, "*m"], n_components: int, n_features: int
+    ) -> "AbstractCovariance":
+        """The covariances Σ_k + C, C being σ² `()`, variances `(d,)` or a matrix `(d, d)`."""
+        roots = inverse_lower(self.distinct_factors(n_components, n_features))
+        root = jnp.broadcast_to(noise_root(noise, n_features), roots.shape)
+        total = lower_root(jnp.concatenate([roots, root], axis=-1))
+        return self.with_distinct_factors(inverse_lower(total))
 
     # The density, whitened
 

@@ -3,6 +3,7 @@
 from typing import ClassVar, Self
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from .._checks import check_positive
@@ -65,6 +66,26 @@ class SphericalCovariance(AbstractCovariance):
         raise NotImplementedError(
             f"{self.covariance_type} covariances do not stay so under a rotation."
         )
+
+    def marginal(self, indices: np.ndarray, n_components: int, n_features: int) -> Self:
+        return self
+
+    def conditional(
+        self, given: np.ndarray, rest: np.ndarray, n_components: int, n_features: int
+    ) -> "tuple[Self, Self, Float[Array, 'k u o']]":
+        # The features are independent within a component.
+        marginal, conditional = (
+            self.marginal(part, n_components, n_features) for part in (given, rest)
+        )
+        gains = jnp.zeros((n_components, rest.size, given.size), self.log_cholesky.dtype)
+        return marginal, conditional, gains
+
+    def convolve(
+        self, noise: Float[Array, "*m"], n_components: int, n_features: int
+    ) -> AbstractCovariance:
+        if noise.ndim > 0:
+            return super().convolve(noise, n_components, n_features)
+        return type(self)(self.log_cholesky - jnp.log1p(noise * self.precisions) / 2)
 
     def whiten(self, x: Float[Array, "n d"], means: Float[Array, "k d"]) -> Float[Array, "k d n"]:
         return (x.T - means[:, :, None]) * self.precisions_cholesky[:, None, None]

@@ -79,6 +79,12 @@ class TiedCovariance(AbstractCovariance):
     def factors(self, n_components: int, n_features: int) -> Float[Array, "k d d"]:
         return jnp.broadcast_to(self._factor, (n_components, n_features, n_features))
 
+    def distinct_factors(self, n_components: int, n_features: int) -> Float[Array, "1 d d"]:
+        return self._factor[None]
+
+    def with_distinct_factors(self, factors: Float[Array, "1 d d"]) -> Self:
+        return type(self)(log_diagonal(factors[0]))
+
     def in_frame(self, root: Float[Array, "d d"]) -> Self:
         return type(self)(log_diagonal(einsum("ij,jl->il", self._factor, root)))
 

@@ -1,0 +1,76 @@
+"""Covariances of noise, in the shapes a caller gives them in."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from . import _checks
+from ._linalg import inverse_root, whiten_by
+
+_FREE = (
+    "Without noise, take gmm.condition(indices, values), after gmm.affine(A, b) where the "
+    "features have to be turned first"
+)
+
+
+def as_noise(
+    value: Any, m: int, batch: tuple[int, ...] = (), *, may_be_zero: bool = False
+) -> Float[Array, "*b"]:
+    """A noise covariance: σ² `()`, variances `(m,)`, a matrix `(m, m)`, or a batch of the two last.
+
+    Where the noise may not be zero, a variance may be infinite: not observed.
+
+    **Arguments:**
+
+    - `batch`: the leading axes that a batch of covariances has. `(m, m)` is always one matrix.
+    """
+    noise = _checks.as_floating(value, "noise_covariance")
+    shape = noise.shape
+    if shape and (shape == (1,) or (batch and shape == (*batch, 1))):
+        noise = jnp.broadcast_to(noise, (*shape[:-1], m))
+    elif shape not in ((), (m,), (m, m), (*batch, m), (*batch, m, m)):
+        batched = f", ({', '.join(map(str, batch))}, …) for one a sample" if batch else ""
+        raise ValueError(
+            f"noise_covariance has shape {shape}; () for σ², ({m},) for variances or ({m}, {m}) "
+            f"for a matrix was wanted{batched}."
+        )
+    if _checks.is_concrete(noise):
+        _check_values(noise, is_matrix(noise, m, batch), may_be_zero)
+    return noise
+
+
+def is_matrix(noise: Float[Array, "*b"], m: int, batch: tuple[int, ...] = ()) -> bool:
+    """Whether these are dense matrices, rather than variances."""
+    return noise.shape in ((m, m), (*batch, m, m))
+
+
+def _check_values(noise: Float[Array, "*b"], dense: bool, may_be_zero: bool) -> None:
+    values = np.asarray(noise)
+    if np.isnan(values).any() or ((dense or may_be_zero) and np.isinf(values).any()):
+        raise ValueError("noise_covariance holds values that are NaN or infinite.")
+    if dense:
+        _checks.check_symmetric(noise)
+        pivots = np.diagonal(np.asarray(inverse_root(noise)), axis1=-2, axis2=-1)
+        if not (pivots > 0).all():
+            fix = "Add a small number to its diagonal" if may_be_zero else _FREE
+            raise ValueError(f"noise_covariance is not positive definite. {fix}.")
+    elif (values < 0).any():
+        raise ValueError(f"noise_covariance holds the negative variance {values.min():g}.")
+    elif not may_be_zero and (values == 0).any():
+        raise ValueError(f"noise_covariance holds a variance of zero. {_FREE}.")
+
+
+def noise_root(noise: Float[Array, "*b"], m: int) -> Float[Array, "m m"]:
+    """L with C = LLᵀ, of one noise covariance."""
+    if noise.ndim < 2:
+        return jnp.sqrt(noise) * jnp.eye(m, dtype=noise.dtype)
+    return jnp.tril(whiten_by(noise, noise).mT)
+
+
+def noise_factor(noise: Float[Array, "*b"], m: int) -> Float[Array, "m m"]:
+    """L⁻¹, so that C⁻¹ = L⁻ᵀL⁻¹; one where a variance is infinite."""
+    if noise.ndim < 2:
+        return jnp.eye(m, dtype=noise.dtype) / jnp.sqrt(jnp.where(jnp.isinf(noise), 1, noise))
+    return inverse_root(noise)
