@@ -207,15 +207,12 @@ def posterior(
     own_matrix = matrix is not None and matrix.ndim > 2
     own_noise = noise.ndim > (2 if dense else 1)
     if not (own_matrix or own_noise):
-        given = _given_observation(gmm, matrix, jnp.broadcast_to(offset, (m,)), noise)
+        given = given_observation(gmm, matrix, jnp.broadcast_to(offset, (m,)), noise)
         return Posterior(y, n_missing, given)
     y = jnp.where(missing, 0, y - offset)
     shared = Operator(None if own_matrix else matrix, None if own_noise else noise)
     own = Operator(matrix if own_matrix else None, noise if own_noise else None)
     return PosteriorPerSample(y, n_missing, gmm, shared, own)
-
-
-_given_observation = jax.jit(given_observation)
 
 
 def _check_observation(

@@ -6,6 +6,7 @@ made triangular with y first, hold all of it: see `condition_factor`.
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
@@ -64,16 +65,24 @@ def check_values(
         )
     _checks.check_finite(values, "values")
     gmm, values = _checks.same_dtype(gmm, values)
-    return given_features(gmm, named, rest), values
+    return given_features(gmm, tuple(named.tolist()), tuple(rest.tolist())), values
 
 
-def given_features(gmm: "GaussianMixture", named: np.ndarray, rest: np.ndarray) -> Conditional:
+# What follows is compiled, each as a program of its own, as the density is.
+
+
+@partial(jax.jit, static_argnames=("named", "rest"))
+def given_features(
+    gmm: "GaussianMixture", named: tuple[int, ...], rest: tuple[int, ...]
+) -> Conditional:
     """The other features given the named ones."""
-    marginal, structure, gains = gmm.structure.conditional(named, rest, *gmm.means.shape)
-    observed = type(gmm)(gmm.logits, gmm.means[:, named], marginal)
-    return Conditional(observed, gains, gmm.means[:, rest], structure)
+    given, others = np.asarray(named), np.asarray(rest)
+    marginal, structure, gains = gmm.structure.conditional(given, others, *gmm.means.shape)
+    observed = type(gmm)(gmm.logits, gmm.means[:, given], marginal)
+    return Conditional(observed, gains, gmm.means[:, others], structure)
 
 
+@jax.jit
 def given_observation(
     gmm: "GaussianMixture",
     matrix: Float[Array, "m d"] | None,
@@ -112,7 +121,7 @@ def over_rows(fn: Callable[..., PyTree], given: Conditional, y: Array, *rows: Ar
     return jax.tree.map(lambda leaf: leaf.reshape(*batch, *leaf.shape[1:]), values)
 
 
-# What follows from it, at rows of y. Compiled as programs of their own, as the density is.
+# What follows from it, at rows of y.
 
 
 def log_evidence(given: Conditional, y: Float[Array, "n m"]) -> Float[Array, " n"]:
@@ -125,6 +134,7 @@ def responsibilities(given: Conditional, y: Float[Array, "n m"]) -> Float[Array,
     return given.observed.predict_proba(y)
 
 
+@jax.jit
 def mixture(given: Conditional, y: Float[Array, "*batch m"]) -> "GaussianMixture | MixtureBatch":
     """The whole of p(x | y)."""
     logits = jax.nn.log_softmax(given.observed.component_log_prob(y))

@@ -25,6 +25,7 @@ class _Parts(eqx.Module):
     roots: Float[Array, "*k d d"]
 
 
+@jax.jit
 def collapse(gmm: "GaussianMixture") -> "GaussianMixture":
     """One Gaussian of the mixture's mean and covariance."""
     (k, d), scale = gmm.means.shape, jnp.sqrt(gmm.weights)

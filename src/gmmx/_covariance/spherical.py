@@ -72,7 +72,7 @@ class SphericalCovariance(AbstractCovariance):
 
     def conditional(
         self, given: np.ndarray, rest: np.ndarray, n_components: int, n_features: int
-    ) -> "tuple[Self, Self, Float[Array, 'k u o']]":
+    ) -> "tuple[AbstractCovariance, AbstractCovariance, Float[Array, 'k u o']]":
         # The features are independent within a component.
         marginal, conditional = (
             self.marginal(part, n_components, n_features) for part in (given, rest)

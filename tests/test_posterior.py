@@ -1,0 +1,369 @@
+"""The posterior under y = Ax + b + ε, against dense references and against conditioning."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+import scipy.stats
+
+import gmmx
+
+K, D, N = 3, 3, 5
+M = 2
+A = np.random.default_rng(0).normal(size=(M, D))
+B = np.array([0.3, -1.0])
+ROOT = np.random.default_rng(1).normal(size=(M, M))
+C = ROOT @ ROOT.T + 0.1 * np.eye(M)
+
+
+def dense(gmm):
+    w = np.asarray(gmm.structure.factors(gmm.n_components, gmm.n_features), float)
+    precisions = w.transpose(0, 2, 1) @ w
+    return np.asarray(gmm.weights), np.asarray(gmm.means), np.linalg.inv(precisions)
+
+
+def reference(gmm, y, a, c, b):
+    """Log-evidence, shares, component means and covariances of one observation (Bovy 2011)."""
+    weights, means, covariances = dense(gmm)
+    joint, posterior_means, posterior_covariances = [], [], []
+    for w, mean, covariance in zip(weights, means, covariances, strict=True):
+        t = a @ covariance @ a.T + c
+        gain = covariance @ a.T @ np.linalg.inv(t)
+        residual = y - a @ mean - b
+        joint.append(np.log(w) + scipy.stats.multivariate_normal(a @ mean + b, t).logpdf(y))
+        posterior_means.append(mean + gain @ residual)
+        posterior_covariances.append(covariance - gain @ a @ covariance)
+    evidence = scipy.special.logsumexp(joint)
+    shares = np.exp(np.array(joint) - evidence)
+    return evidence, shares, np.stack(posterior_means), np.stack(posterior_covariances)
+
+
+def moments(shares, means, covariances):
+    mean = shares @ means
+    apart = means - mean
+    return mean, np.einsum("k,kij->ij", shares, covariances + apart[:, :, None] * apart[:, None])
+
+
+def observations(m=M, n=N, seed=2):
+    return 2 * np.random.default_rng(seed).normal(size=(n, m))
+
+
+def full(noise, m):
+    return noise if np.ndim(noise) == 2 else noise * np.eye(m)
+
+
+def holds(posterior, gmm, y, operators):
+    """Every method is the reference's at every sample: operators are (A, C, b), one a sample."""
+    evidence, shares, means = (
+        np.asarray(v) for v in (
+            posterior.log_evidence(), posterior.responsibilities(), posterior.mean()
+        )
+    )  # fmt: skip
+    modes, covariances = np.asarray(posterior.mode()), np.asarray(posterior.covariance())
+    mixture = posterior.mixture()
+    for i, (a, c, b) in enumerate(operators):
+        wanted = reference(gmm, y[i], a, c, b)
+        np.testing.assert_allclose(evidence[i], wanted[0], rtol=1e-10, atol=1e-10)
+        np.testing.assert_allclose(shares[i], wanted[1], rtol=1e-9, atol=1e-12)
+        mean, covariance = moments(*wanted[1:])
+        np.testing.assert_allclose(means[i], mean, rtol=1e-9, atol=1e-10)
+        np.testing.assert_allclose(covariances[i], covariance, rtol=1e-9, atol=1e-10)
+        np.testing.assert_allclose(modes[i], wanted[2][wanted[1].argmax()], rtol=1e-9, atol=1e-10)
+        got = dense(mixture[i])
+        for x, z in zip(got, wanted[1:], strict=True):
+            np.testing.assert_allclose(x, z, rtol=1e-9, atol=1e-10)
+
+
+CASES = {
+    "denoising": (None, 0.3, 0),
+    "heteroscedastic": (None, np.array([0.1, 1.0, 3.0]), 0),
+    "fewer numbers": (A, C, B),
+    "more numbers": (np.random.default_rng(4).normal(size=(5, D)), 0.2, 0.5),
+    "a row of zeros": (np.array([[1.0, 1, 0], [0, 0, 0]]), 0.2, 0),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_posterior_is_the_reference(structure, case):
+    gmm, (a, c, b) = structure.mixture(K, D), CASES[case]
+    m = D if a is None else len(a)
+    y = observations(m)
+    posterior = gmm.posterior(y, a, c, b)
+    operator = np.eye(D) if a is None else a, full(c, m), b
+    holds(posterior, gmm, y, [operator] * N)
+    if structure.name == "tied":
+        assert posterior.mixture().structure.covariance_type == "tied"
+    # One observation, and any leading axes.
+    one = gmm.posterior(y[0], a, c, b)
+    assert isinstance(one.mixture(), gmmx.GaussianMixture)
+    np.testing.assert_allclose(one.mean(), posterior.mean()[0], rtol=1e-10, atol=1e-12)
+    axes = gmm.posterior(np.stack([y, y]), a, c, b)
+    assert axes.covariance().shape == (2, N, D, D) and axes.mixture().shape == (2, N)
+    np.testing.assert_allclose(axes.mode()[1], posterior.mode(), rtol=1e-10, atol=1e-12)
+
+
+def per_sample(n=N):
+    rng = np.random.default_rng(6)
+    roots = rng.normal(size=(n, M, M))
+    return rng.normal(size=(n, M, D)), roots @ roots.transpose(0, 2, 1) + 0.1 * np.eye(M)
+
+
+@pytest.mark.parametrize("which", ["A", "C", "both", "variances", "one variance"])
+def test_operators_of_their_own(structure, which):
+    gmm, y = structure.mixture(K, D), observations()
+    own_a, own_c = per_sample()
+    b = observations(seed=9)
+    variances = np.random.default_rng(7).uniform(0.1, 2, size=(N, M))
+    a, c = {
+        "A": (own_a, C), "C": (A, own_c), "both": (own_a, own_c), "variances": (A, variances),
+        "one variance": (own_a, variances[:, :1]),
+    }[which]  # fmt: skip
+    posterior = gmm.posterior(y, a, c, b)
+    operators = []
+    for i in range(N):
+        own = c if c.shape == (M, M) else c[i]
+        operators.append((a if a.ndim == 2 else a[i], full(own, M), b[i]))
+    holds(posterior, gmm, y, operators)
+
+
+def test_what_was_not_observed_counts_nowhere(structure):
+    """Infinite noise is the marginal's observation, whatever stands in y."""
+    gmm, y = structure.mixture(K, D), observations(D)
+    seen = np.array([[1, 1, 0], [0, 1, 0], [1, 1, 1], [0, 0, 0], [0, 1, 1]], bool)
+    noise = np.where(seen, 0.2, np.inf)
+    holed = np.where(seen, y, np.nan)
+    operators = [(np.eye(D)[s], 0.2 * np.eye(s.sum()), 0) for s in seen]
+    parts = [y[i][s] for i, s in enumerate(seen)]
+    posterior = gmm.posterior(holed, None, noise)
+    # The fourth sample was not observed at all: its posterior is the prior.
+    at = [0, 1, 2, 4]
+    some = gmm.posterior(holed[at], None, noise[at])
+    holds(some, gmm, [parts[i] for i in at], [operators[i] for i in at])
+    np.testing.assert_allclose(posterior.log_evidence()[3], 0, atol=1e-12)
+    np.testing.assert_allclose(posterior.mean()[3], gmm.mean(), rtol=1e-12)
+    np.testing.assert_allclose(posterior.covariance()[3], gmm.covariance(), rtol=1e-10, atol=1e-12)
+    # One mask for all samples.
+    one = gmm.posterior(np.where(seen[0], y, np.nan), None, noise[0])
+    holds(one, gmm, y[:, seen[0]], [operators[0]] * N)
+
+
+def test_posterior_is_conditioning_of_the_joint(structure):
+    """(x, y) as one mixture, conditioned on y by the algebra."""
+    gmm, y = structure.mixture(K, D), observations()
+    weights, means, covariances = dense(gmm)
+    both = np.concatenate([np.eye(D), A])
+    joint = both @ covariances @ both.T
+    joint[:, D:, D:] += C
+    joint = (joint + joint.transpose(0, 2, 1)) / 2
+    means = means @ both.T + np.concatenate([np.zeros(D), B])
+    model = gmmx.GaussianMixture.from_parameters(weights, means, joint)
+    conditional = model.condition([D, D + 1], y)
+    posterior = gmm.posterior(y, A, C, B).mixture()
+    np.testing.assert_allclose(conditional.means, posterior.means, rtol=1e-8, atol=1e-9)
+    np.testing.assert_allclose(conditional.weights, posterior.weights, rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(
+        dense(conditional[0])[2], dense(posterior[0])[2], rtol=1e-7, atol=1e-8
+    )
+
+
+def test_evidence_is_the_observed_mixture_and_integrates(structure):
+    gmm = structure.mixture(K, D)
+    a = A[:1]
+    grid = np.linspace(-60, 60, 20_001)[:, None]
+    posterior = gmm.posterior(grid, a, 0.3, 0.1)
+    np.testing.assert_allclose(np.trapezoid(np.exp(posterior.log_evidence()), grid[:, 0]), 1)
+    by_algebra = gmm.affine(a, [0.1]).convolve(0.3)
+    np.testing.assert_allclose(
+        posterior.log_evidence(), by_algebra.log_prob(grid), rtol=1e-9, atol=1e-9
+    )
+    np.testing.assert_allclose(posterior.observed.covariance(), by_algebra.covariance(), rtol=1e-11)
+
+
+def test_samples_have_the_posteriors_moments(structure):
+    gmm, y = structure.mixture(K, D), observations(n=2)
+    n = 40_000
+    for posterior in (gmm.posterior(y, A, C, B), gmm.posterior(y, A, np.stack([C, C]), B)):
+        x = np.asarray(posterior.sample(n, key=jax.random.key(3)))
+        assert x.shape == (2, n, D)
+        for i in range(2):
+            mean, covariance = moments(*reference(gmm, y[i], A, C, B)[1:])
+            spread = np.sqrt(np.diag(covariance) / n)
+            assert (np.abs(x[i].mean(0) - mean) < 5 * spread).all()
+            # Five standard errors, the fourth moments taken from the draws.
+            apart = x[i] - mean
+            squares = apart[:, :, None] * apart[:, None]
+            assert (np.abs(squares.mean(0) - covariance) < 5 * squares.std(0) / np.sqrt(n)).all()
+        np.testing.assert_array_equal(posterior.sample(2), posterior.sample(2))
+
+
+def summary(posterior):
+    return {
+        "evidence": posterior.log_evidence(), "mean": posterior.mean(), "mode": posterior.mode(),
+        "covariance": posterior.covariance(), "shares": posterior.responsibilities(),
+        "sample": posterior.sample(2, key=jax.random.key(1)),
+    }  # fmt: skip
+
+
+def test_posterior_composes_with_transformations(structure):
+    gmm, y = structure.mixture(K, D), jnp.asarray(observations())
+    noise = np.asarray(per_sample()[1])
+    # Without a key of its own for each row the draws are those of a single row.
+    for c in (jnp.asarray(C), jnp.asarray(noise)):
+        whole = summary(gmm.posterior(y, A, c, B))
+        compiled = eqx.filter_jit(lambda g, y, c: summary(g.posterior(y, A, c, B)))(gmm, y, c)
+        own = 0 if c.ndim == 3 else None
+        apart = jax.vmap(lambda y, c: summary(gmm.posterior(y, A, c, B)), (0, own))(y, c)
+        for name, value in whole.items():
+            np.testing.assert_allclose(compiled[name], value, rtol=1e-9, atol=1e-10)
+            if name != "sample":
+                np.testing.assert_allclose(apart[name], value, rtol=1e-9, atol=1e-10)
+
+
+def test_gradients_are_finite_differences(structure):
+    gmm, y, a = structure.mixture(K, D), observations(), jnp.asarray(A)
+    noise = jnp.asarray(np.where([[1, 1], [0, 1], [1, 0], [1, 1], [0, 0]], 0.3, np.inf))
+    leaves, tree = jax.tree.flatten((gmm, jnp.asarray(y), a, jnp.asarray(C)))
+    rng = np.random.default_rng(0)
+    weights = {name: rng.normal() for name in ("mean", "mode", "covariance", "evidence")}
+
+    @jax.jit
+    def loss(leaves):
+        gmm, y, a, c = tree.unflatten(leaves)
+        total = 0.0
+        for posterior in (gmm.posterior(y, a, c), gmm.posterior(y, a, c[0, 0] * noise)):
+            values = summary(posterior)
+            total += sum(w * jnp.sum(values[name] ** 2) for name, w in weights.items())
+        return total
+
+    gradient = jax.jit(jax.grad(loss))(leaves)
+    along = [rng.normal(size=leaf.shape) for leaf in leaves]
+    along[-1] = along[-1] + along[-1].T
+    step = 1e-5
+    ends = [
+        loss([leaf + h * v for leaf, v in zip(leaves, along, strict=True)]) for h in (step, -step)
+    ]
+    exact = sum(np.sum(np.asarray(g) * v) for g, v in zip(gradient, along, strict=True))
+    np.testing.assert_allclose(exact, (ends[0] - ends[1]) / (2 * step), rtol=1e-6)
+
+
+def test_chunked_is_whole(structure):
+    """Enough rows that they are taken in chunks, and that the modes are in blocks."""
+    k, d, n = 16, 8, 3_001
+    gmm, y = structure.mixture(k, d), observations(8, n)
+    whole = gmm.posterior(y, None, 0.5)
+    parts = [gmm.posterior(part, None, 0.5) for part in np.split(y[:3000], 30)]
+    for fn in ("mean", "mode", "log_evidence"):
+        together = np.concatenate([getattr(part, fn)() for part in parts])
+        np.testing.assert_allclose(getattr(whole, fn)()[:3000], together, rtol=1e-7, atol=1e-8)
+
+
+def largest_array(fn, *args):
+    def equations(jaxpr):
+        for equation in jaxpr.eqns:
+            yield equation
+            for value in jax.tree.leaves(
+                list(equation.params.values()), is_leaf=lambda v: hasattr(v, "eqns")
+            ):
+                inner = getattr(value, "jaxpr", value)
+                if hasattr(inner, "eqns"):
+                    yield from equations(inner)
+
+    found = list(equations(jax.make_jaxpr(fn)(*args).jaxpr))
+    lapack = {e.primitive.name for e in found} & {
+        "cholesky",
+        "triangular_solve",
+        "eigh",
+        "lu",
+        "qr",
+    }
+    assert not lapack
+    return max(
+        (v.aval.size, e.primitive.name) for e in found for v in e.outvars if hasattr(v.aval, "size")
+    )
+
+
+@pytest.mark.parametrize("fn", ["log_evidence", "mean", "mode"])
+def test_no_array_of_rows_by_components_by_features(structure, fn):
+    k, d, n = 32, 8, 200_000
+    gmm, y = structure.mixture(k, d), jax.ShapeDtypeStruct((n, d), np.float64)
+    size, name = largest_array(lambda g, y: getattr(g.posterior(y, None, 0.1), fn)(), gmm, y)
+    assert size <= max(n * k, 2 * n * d), name
+    gradient = jax.grad(lambda g, y: getattr(g.posterior(y, None, 0.1), fn)().sum(), (0, 1))
+    size, name = largest_array(gradient, gmm, y)
+    assert size <= max(n * k, 2 * n * d), name
+
+
+def test_operators_of_their_own_in_bounded_memory():
+    k, d, n = 4, 8, 20_000
+    gmm = gmmx.GaussianMixture.create(k, d)
+    y = jax.ShapeDtypeStruct((n, d), np.float64)
+    size, name = largest_array(lambda g, y, c: g.posterior(y, None, c).mean(), gmm, y, y)
+    assert size <= max(n * k, 2 * n * d), name
+
+
+def test_float32_far_and_narrow(structure):
+    """Components of width 1e-2 at 1e4, under noise as wide, half as wide and a hundredth."""
+    gmm = structure.mixture(K, D)
+    gmm = eqx.tree_at(
+        lambda g: (g.means, g.structure),
+        gmm,
+        (gmm.means + 1e4, gmm.structure.rescale(jnp.full(D, 1e-2))),
+    )
+    single = jax.tree.map(lambda leaf: leaf.astype(np.float32), gmm)
+    exact = jax.tree.map(lambda leaf: leaf.astype(np.float64), single)
+    y = np.asarray(single.means) + np.float32(1e-2)
+    for sigma in (1e-2, 5e-3, 1e-4):
+        got, wanted = (
+            g.posterior(y.astype(g.dtype), None, np.asarray(sigma**2, g.dtype))
+            for g in (single, exact)
+        )
+        # A step of float32 at 1e4 is 1e-3: the result is the nearest one that can be stored.
+        np.testing.assert_allclose(got.mean(), wanted.mean(), atol=1.1e-3)
+        np.testing.assert_allclose(got.mode(), wanted.mode(), atol=1.1e-3)
+        np.testing.assert_allclose(got.log_evidence(), wanted.log_evidence(), rtol=2e-4, atol=2e-3)
+        a, b = (np.asarray(p.mixture().structure.factors(K, D)) for p in (got, wanted))
+        scale = np.sqrt(np.einsum("kij,kij->kj", b, b))[:, None]
+        np.testing.assert_allclose(a / scale, b / scale, atol=1e-5)
+
+
+def test_precise_observations_of_a_float32_prior():
+    """Noise of a millionth of the prior's width: positive, and of the noise's own width."""
+    gmm = gmmx.GaussianMixture.create(2, D, dtype=np.float32)
+    noise = np.array([1e-12, np.inf, 1e-12], np.float32)
+    posterior = gmm.posterior(np.zeros((2, D), np.float32), None, noise)
+    widths = np.sqrt(np.asarray(posterior.mixture()[0].covariances)[:, [0, 2], [0, 2]])
+    np.testing.assert_allclose(widths, 1e-6, rtol=1e-4)
+    np.testing.assert_allclose(posterior.mean()[:, [0, 2]], 0, atol=1e-6)
+
+
+def test_dtype_in_is_dtype_out(structure, dtype):
+    gmm, y = structure.mixture(K, D, dtype), observations(D).astype(dtype)
+    values = jax.eval_shape(lambda g, y: summary(g.posterior(y, None, 1)), gmm, jnp.asarray(y))
+    assert {leaf.dtype for leaf in jax.tree.leaves(values)} == {dtype}
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        ((np.zeros((5, 4)), None, 1.0), "3 numbers are observed"),
+        ((np.zeros((5, 3)), A, 1.0), "2 numbers are observed"),
+        ((np.zeros((5, 2)), A.T, 1.0), r"\(m, 3\) was wanted"),
+        ((np.zeros((5, 2)), np.zeros((4, 2, 3)), 1.0), "leading axes"),
+        ((np.zeros((5, 2)), A, np.ones(3)), "noise_covariance has shape"),
+        ((np.zeros((5, 2)), A, 0.0), "gmm.condition"),
+        ((np.zeros((5, 2)), A, np.array([1.0, 0])), "gmm.condition"),
+        ((np.zeros((5, 2)), A, np.ones((2, 2))), "gmm.condition"),
+        ((np.zeros((5, 2)), A, -1.0), "negative variance"),
+        ((np.zeros((5, 2)), A, np.nan), "NaN or infinite"),
+        ((np.zeros((5, 2)), A, np.diag([1.0, np.inf])), "NaN or infinite"),
+        ((np.zeros((5, 2)), A, np.array([[1.0, 0.5], [0, 1]])), "not symmetric"),
+        ((np.full((5, 2), np.nan), A, 1.0), "y holds 10 values"),
+        ((np.zeros((5, 2)), np.full((2, 3), np.inf), 1.0), "A holds"),
+        ((np.zeros((5, 2)), A, 1.0, np.zeros(3)), "b has shape"),
+    ],
+)
+def test_bad_input_is_refused_with_the_fix(args, message):
+    with pytest.raises(ValueError, match=message):
+        gmmx.GaussianMixture.create(2, D).posterior(*args)
