@@ -54,26 +54,29 @@ def full(noise, m):
     return noise if np.ndim(noise) == 2 else noise * np.eye(m)
 
 
-def holds(posterior, gmm, y, operators):
-    """Every method is the reference's at every sample: operators are (A, C, b), one a sample."""
-    evidence, shares, means = (
-        np.asarray(v) for v in (
-            posterior.log_evidence(), posterior.responsibilities(), posterior.mean()
-        )
-    )  # fmt: skip
-    modes, covariances = np.asarray(posterior.mode()), np.asarray(posterior.covariance())
-    mixture = posterior.mixture()
-    for i, (a, c, b) in enumerate(operators):
-        wanted = reference(gmm, y[i], a, c, b)
-        np.testing.assert_allclose(evidence[i], wanted[0], rtol=1e-10, atol=1e-10)
-        np.testing.assert_allclose(shares[i], wanted[1], rtol=1e-9, atol=1e-12)
-        mean, covariance = moments(*wanted[1:])
-        np.testing.assert_allclose(means[i], mean, rtol=1e-9, atol=1e-10)
-        np.testing.assert_allclose(covariances[i], covariance, rtol=1e-9, atol=1e-10)
-        np.testing.assert_allclose(modes[i], wanted[2][wanted[1].argmax()], rtol=1e-9, atol=1e-10)
-        got = dense(mixture[i])
-        for x, z in zip(got, wanted[1:], strict=True):
-            np.testing.assert_allclose(x, z, rtol=1e-9, atol=1e-10)
+@eqx.filter_jit
+def everything(gmm, *args):
+    posterior = gmm.posterior(*args)
+    return {**summary(posterior), "mixture": posterior.mixture()}
+
+
+def holds(gmm, y, args, operators):
+    """Every method is the reference's at every sample: operators are (A, C, b, y), one a sample."""
+    got = everything(gmm, y, *args)
+    parts = np.asarray(got["mixture"].weights), np.asarray(got["mixture"].means)
+    for i, (a, c, b, seen) in enumerate(operators):
+        evidence, shares, means, covariances = reference(gmm, seen, a, c, b)
+        mean, covariance = moments(shares, means, covariances)
+        wanted = {
+            "evidence": evidence, "shares": shares, "mean": mean, "covariance": covariance,
+            "mode": means[shares.argmax()],
+        }  # fmt: skip
+        for name, value in wanted.items():
+            np.testing.assert_allclose(got[name][i], value, rtol=1e-9, atol=1e-10, err_msg=name)
+        np.testing.assert_allclose(parts[0][i], shares, rtol=1e-9, atol=1e-10)
+        np.testing.assert_allclose(parts[1][i], means, rtol=1e-9, atol=1e-10)
+        one = dense(got["mixture"][i])[2]
+        np.testing.assert_allclose(one, covariances, rtol=1e-9, atol=1e-10)
 
 
 CASES = {
@@ -90,18 +93,24 @@ def test_posterior_is_the_reference(structure, case):
     gmm, (a, c, b) = structure.mixture(K, D), CASES[case]
     m = D if a is None else len(a)
     y = observations(m)
-    posterior = gmm.posterior(y, a, c, b)
     operator = np.eye(D) if a is None else a, full(c, m), b
-    holds(posterior, gmm, y, [operator] * N)
-    if structure.name == "tied":
-        assert posterior.mixture().structure.covariance_type == "tied"
-    # One observation, and any leading axes.
-    one = gmm.posterior(y[0], a, c, b)
+    holds(gmm, y, (a, c, b), [(*operator, one) for one in y])
+
+
+def test_any_leading_axes(structures):
+    gmm, y = structures["tied"].mixture(K, D), observations()
+    whole = gmm.posterior(y, A, C, B)
+    one = gmm.posterior(y[0], A, C, B)
     assert isinstance(one.mixture(), gmmx.GaussianMixture)
-    np.testing.assert_allclose(one.mean(), posterior.mean()[0], rtol=1e-10, atol=1e-12)
-    axes = gmm.posterior(np.stack([y, y]), a, c, b)
+    assert one.mixture().covariance_type == "tied"
+    np.testing.assert_allclose(one.mean(), whole.mean()[0], rtol=1e-10, atol=1e-12)
+    axes = gmm.posterior(np.stack([y, y]), A, C, B)
     assert axes.covariance().shape == (2, N, D, D) and axes.mixture().shape == (2, N)
-    np.testing.assert_allclose(axes.mode()[1], posterior.mode(), rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(axes.mode()[1], whole.mode(), rtol=1e-10, atol=1e-12)
+    noise = np.broadcast_to(C, (2, N, M, M))
+    own = gmm.posterior(np.stack([y, y]), A, noise, B)
+    assert own.mixture().shape == (2, N)
+    np.testing.assert_allclose(own.mean()[1], whole.mean(), rtol=1e-9, atol=1e-10)
 
 
 def per_sample(n=N):
@@ -110,9 +119,16 @@ def per_sample(n=N):
     return rng.normal(size=(n, M, D)), roots @ roots.transpose(0, 2, 1) + 0.1 * np.eye(M)
 
 
-@pytest.mark.parametrize("which", ["A", "C", "both", "variances", "one variance"])
-def test_operators_of_their_own(structure, which):
-    gmm, y = structure.mixture(K, D), observations()
+# Each way of giving them once, and one for each structure.
+@pytest.mark.parametrize(
+    "which, name",
+    [
+        ("A", "full"), ("C", "diag"), ("both", "tied"), ("variances", "spherical"),
+        ("one variance", "full"),
+    ],
+)  # fmt: skip
+def test_operators_of_their_own(structures, which, name):
+    gmm, y = structures[name].mixture(K, D), observations()
     own_a, own_c = per_sample()
     b = observations(seed=9)
     variances = np.random.default_rng(7).uniform(0.1, 2, size=(N, M))
@@ -120,33 +136,31 @@ def test_operators_of_their_own(structure, which):
         "A": (own_a, C), "C": (A, own_c), "both": (own_a, own_c), "variances": (A, variances),
         "one variance": (own_a, variances[:, :1]),
     }[which]  # fmt: skip
-    posterior = gmm.posterior(y, a, c, b)
     operators = []
     for i in range(N):
         own = c if c.shape == (M, M) else c[i]
-        operators.append((a if a.ndim == 2 else a[i], full(own, M), b[i]))
-    holds(posterior, gmm, y, operators)
+        operators.append((a if a.ndim == 2 else a[i], full(own, M), b[i], y[i]))
+    holds(gmm, y, (a, c, b), operators)
 
 
 def test_what_was_not_observed_counts_nowhere(structure):
     """Infinite noise is the marginal's observation, whatever stands in y."""
     gmm, y = structure.mixture(K, D), observations(D)
-    seen = np.array([[1, 1, 0], [0, 1, 0], [1, 1, 1], [0, 0, 0], [0, 1, 1]], bool)
+    seen = np.array([[1, 1, 0], [0, 1, 0], [1, 1, 1], [0, 1, 1], [0, 0, 0]], bool)
     noise = np.where(seen, 0.2, np.inf)
     holed = np.where(seen, y, np.nan)
-    operators = [(np.eye(D)[s], 0.2 * np.eye(s.sum()), 0) for s in seen]
-    parts = [y[i][s] for i, s in enumerate(seen)]
+    operators = [
+        (np.eye(D)[s], 0.2 * np.eye(s.sum()), 0, one[s])
+        for s, one in zip(seen[:4], y[:4], strict=True)
+    ]
+    holds(gmm, holed, (None, noise), operators)
+    # The last sample was not observed at all: its posterior is the prior.
     posterior = gmm.posterior(holed, None, noise)
-    # The fourth sample was not observed at all: its posterior is the prior.
-    at = [0, 1, 2, 4]
-    some = gmm.posterior(holed[at], None, noise[at])
-    holds(some, gmm, [parts[i] for i in at], [operators[i] for i in at])
-    np.testing.assert_allclose(posterior.log_evidence()[3], 0, atol=1e-12)
-    np.testing.assert_allclose(posterior.mean()[3], gmm.mean(), rtol=1e-12)
-    np.testing.assert_allclose(posterior.covariance()[3], gmm.covariance(), rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(posterior.log_evidence()[4], 0, atol=1e-12)
+    np.testing.assert_allclose(posterior.mean()[4], gmm.mean(), rtol=1e-12)
     # One mask for all samples.
-    one = gmm.posterior(np.where(seen[0], y, np.nan), None, noise[0])
-    holds(one, gmm, y[:, seen[0]], [operators[0]] * N)
+    operators = [(*operators[0][:3], one[seen[0]]) for one in y]
+    holds(gmm, np.where(seen[0], y, np.nan), (None, noise[0]), operators)
 
 
 def test_posterior_is_conditioning_of_the_joint(structure):
@@ -181,8 +195,8 @@ def test_evidence_is_the_observed_mixture_and_integrates(structure):
     np.testing.assert_allclose(posterior.observed.covariance(), by_algebra.covariance(), rtol=1e-11)
 
 
-def test_samples_have_the_posteriors_moments(structure):
-    gmm, y = structure.mixture(K, D), observations(n=2)
+def test_samples_have_the_posteriors_moments(structures):
+    gmm, y = structures["full"].mixture(K, D), observations(n=2)
     n = 40_000
     for posterior in (gmm.posterior(y, A, C, B), gmm.posterior(y, A, np.stack([C, C]), B)):
         x = np.asarray(posterior.sample(n, key=jax.random.key(3)))
@@ -206,10 +220,9 @@ def summary(posterior):
     }  # fmt: skip
 
 
-def test_posterior_composes_with_transformations(structure):
-    gmm, y = structure.mixture(K, D), jnp.asarray(observations())
+def test_posterior_composes_with_transformations(structures):
+    gmm, y = structures["full"].mixture(K, D), jnp.asarray(observations())
     noise = np.asarray(per_sample()[1])
-    # Without a key of its own for each row the draws are those of a single row.
     for c in (jnp.asarray(C), jnp.asarray(noise)):
         whole = summary(gmm.posterior(y, A, c, B))
         compiled = eqx.filter_jit(lambda g, y, c: summary(g.posterior(y, A, c, B)))(gmm, y, c)
@@ -217,16 +230,18 @@ def test_posterior_composes_with_transformations(structure):
         apart = jax.vmap(lambda y, c: summary(gmm.posterior(y, A, c, B)), (0, own))(y, c)
         for name, value in whole.items():
             np.testing.assert_allclose(compiled[name], value, rtol=1e-9, atol=1e-10)
+            # Under vmap each row draws with the same key.
             if name != "sample":
                 np.testing.assert_allclose(apart[name], value, rtol=1e-9, atol=1e-10)
 
 
-def test_gradients_are_finite_differences(structure):
-    gmm, y, a = structure.mixture(K, D), observations(), jnp.asarray(A)
+@pytest.mark.parametrize("name", ["full", "diag"])
+def test_gradients_are_finite_differences(structures, name):
+    gmm, y, a = structures[name].mixture(K, D), observations(), jnp.asarray(A)
     noise = jnp.asarray(np.where([[1, 1], [0, 1], [1, 0], [1, 1], [0, 0]], 0.3, np.inf))
     leaves, tree = jax.tree.flatten((gmm, jnp.asarray(y), a, jnp.asarray(C)))
     rng = np.random.default_rng(0)
-    weights = {name: rng.normal() for name in ("mean", "mode", "covariance", "evidence")}
+    weights = {part: rng.normal() for part in ("mean", "mode", "covariance", "evidence")}
 
     @jax.jit
     def loss(leaves):
@@ -234,7 +249,7 @@ def test_gradients_are_finite_differences(structure):
         total = 0.0
         for posterior in (gmm.posterior(y, a, c), gmm.posterior(y, a, c[0, 0] * noise)):
             values = summary(posterior)
-            total += sum(w * jnp.sum(values[name] ** 2) for name, w in weights.items())
+            total += sum(w * jnp.sum(values[part] ** 2) for part, w in weights.items())
         return total
 
     gradient = jax.jit(jax.grad(loss))(leaves)
@@ -248,10 +263,11 @@ def test_gradients_are_finite_differences(structure):
     np.testing.assert_allclose(exact, (ends[0] - ends[1]) / (2 * step), rtol=1e-6)
 
 
-def test_chunked_is_whole(structure):
+@pytest.mark.parametrize("name", ["full", "tied"])
+def test_chunked_is_whole(structures, name):
     """Enough rows that they are taken in chunks, and that the modes are in blocks."""
     k, d, n = 16, 8, 3_001
-    gmm, y = structure.mixture(k, d), observations(8, n)
+    gmm, y = structures[name].mixture(k, d), observations(8, n)
     whole = gmm.posterior(y, None, 0.5)
     parts = [gmm.posterior(part, None, 0.5) for part in np.split(y[:3000], 30)]
     for fn in ("mean", "mode", "log_evidence"):

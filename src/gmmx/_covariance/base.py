@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from .._linalg import inverse_lower
 from .._noise import noise_root
-from .._orthogonal import condition_factor, lower_root
+from .._orthogonal import condition_factor, lower_factor, lower_root
 
 _registry: "dict[str, type[AbstractCovariance]]" = {}
 
@@ -129,7 +129,8 @@ class AbstractCovariance(eqx.Module):
         rest = np.setdiff1d(np.arange(n_features), indices)
         factors = self.distinct_factors(n_components, n_features)
         factors = factors[:, :, np.concatenate([indices, rest])]
-        return self.with_distinct_factors(condition_factor(factors, indices.size)[0])
+        # With these features first, their factor is the leading block of the triangle.
+        return self.with_distinct_factors(lower_factor(factors)[:, : indices.size, : indices.size])
 
     def conditional(
         self, given: np.ndarray, rest: np.ndarray, n_components: int, n_features: int
