@@ -125,6 +125,8 @@ SWEEPS = {
             {"tol": 1e-5, "max_iter": 33, "reg_covar": 1e-3},
             {"tol": 1e-9, "max_iter": 500, "reg_covar": 0},
             {"tol": np.float32(1e-4), "max_iter": 7, "reg_covar": 1},
+            {"tol": jnp.asarray(1e-4), "max_iter": 7, "reg_covar": np.asarray(1e-5)},
+            {"tol": jnp.float32(1e-4), "max_iter": 7, "reg_covar": jnp.asarray(1e-5)},
         ],
     ),
     "gradient": (

@@ -46,6 +46,8 @@ def fold(
     if rows == n:
         return fn(arrays, None, jax.tree.map(lambda leaf: leaf[0], per_chunk))
 
+    # A derivative takes each chunk again, rather than keep what all of them held.
+    @jax.checkpoint
     def chunk(i: Array) -> PyTree:
         start = jnp.minimum(i * rows, n - rows)
         block = jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, start, rows), arrays)

@@ -73,8 +73,12 @@ def _eliminate(rows: Float[Array, "*k d p"], d: int) -> Float[Array, "*k d m"]:
     return jnp.stack(done, axis=-2)[..., d:]
 
 
+@jax.jit
 def inverse_root(matrix: Float[Array, "*k d d"]) -> Float[Array, "*k d d"]:
-    """L⁻¹, the lower factor of the inverse of A = LLᵀ; NaN where A is not positive definite."""
+    """L⁻¹, the lower factor of the inverse of A = LLᵀ; NaN where A is not positive definite.
+
+    Compiled as one program, since a mixture of known parameters is made outside of any other.
+    """
     identity = jnp.eye(matrix.shape[-1], dtype=matrix.dtype)
     return whiten_by(matrix, jnp.broadcast_to(identity, matrix.shape))
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Self
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, PyTree, Real
 
 from . import _checks, _criteria
 from ._accuracy import Plan
@@ -124,7 +124,7 @@ class GaussianMixture(eqx.Module):
         covariance_type: str = "full",
         *,
         weights: Any = None,
-        reg_covar: float = 1e-6,
+        reg_covar: Real[ArrayLike, ""] = 1e-6,
     ) -> "GaussianMixture":
         """One M-step from given responsibilities: memberships, soft or one-hot, `(n, k)`.
 

@@ -99,8 +99,8 @@ class FullCovariance(AbstractCovariance):
     def scatter(
         self, y: Float[Array, "k d n"], responsibilities: Float[Array, "k n"]
     ) -> Float[Array, "k d d"]:
-        y = jnp.sqrt(responsibilities)[:, None] * y
-        return einsum("kdn,ken->kde", y, y)
+        # Not by their roots, whose derivative is infinite where a responsibility is zero.
+        return einsum("kdn,ken->kde", responsibilities[:, None] * y, y)
 
     def scatter_centred(
         self,

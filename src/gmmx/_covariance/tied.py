@@ -105,8 +105,8 @@ class TiedCovariance(AbstractCovariance):
     def scatter(
         self, y: Float[Array, "k d n"], responsibilities: Float[Array, "k n"]
     ) -> Float[Array, "d d"]:
-        y = jnp.sqrt(responsibilities)[:, None] * y
-        return einsum("kdn,ken->de", y, y)
+        # As for the full structure: not by the roots of the responsibilities.
+        return einsum("kdn,ken->de", responsibilities[:, None] * y, y)
 
     # −½‖Wx‖² is common to all components, so what differs between them is linear in x, and one
     # transform of x serves them all.

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from .. import _checks
 from .._mixture import GaussianMixture
+from .implicit import constant, refuse
 from .result import FitResult, Status, announce
 
 # The longest block between two looks at the keyboard, in seconds and in steps.
@@ -69,6 +70,24 @@ class AbstractFitter(eqx.Module):
         weights: Float[Array, " n"] | None,
     ) -> FitResult:
         """The result, from the last state; its `history` is left empty."""
+
+    def attach(
+        self,
+        result: FitResult,
+        x: Float[Array, "n d"],
+        start: GaussianMixture | None,
+        weights: Float[Array, " n"] | None,
+    ) -> FitResult:
+        """The result with the derivatives of the fit, where a transformation takes any.
+
+        A fitter that has none says so when they are asked for, and this is the default.
+
+        **Arguments:**
+
+        - `result`: of constants.
+        - `start`: what the fit began with; None where it made its own.
+        """
+        return refuse(type(self).__name__, result, (self, x, start, weights))
 
     @abc.abstractmethod
     def without_limit(self) -> Self:
@@ -145,6 +164,7 @@ def _empty_history(state: FitState, steps: int) -> Float[Array, "steps *starts"]
     return jnp.full((steps, *value.shape), jnp.nan, value.dtype)
 
 
+@eqx.filter_jit
 def _solve(
     fitter: AbstractFitter,
     x: Array,
@@ -152,11 +172,13 @@ def _solve(
     weights: Array | None,
     key: PRNGKeyArray,
 ) -> FitResult:
-    """The whole fit as one pure function."""
-    state = fitter.init(x, gmm, weights, key)
-    history = _empty_history(state, fitter.max_iter)
-    state, history = _advance(fitter, state, x, weights, fitter.max_iter, history)
-    return _with_history(fitter.finish(state, x, weights), history)
+    """The whole fit as one pure function; its derivatives are not those of its steps."""
+    solver, data, start, counts = constant((fitter, x, gmm, weights))
+    state = solver.init(data, start, counts, key)
+    history = _empty_history(state, solver.max_iter)
+    state, history = _advance(solver, state, data, counts, solver.max_iter, history)
+    result = _with_history(solver.finish(state, data, counts), history)
+    return fitter.attach(result, x, gmm, weights)
 
 
 def _with_history(result: FitResult, history: Float[Array, "steps *starts"]) -> FitResult:

@@ -12,9 +12,10 @@ from .._accuracy import PACKED, Route
 from .._mixture import GaussianMixture
 from .._moments import Survey, expect, is_empty, maximise
 from .base import AbstractFitter, FitState
-from .options import check_frozen, positive, sweepable
-from .result import FitResult, Status, where
-from .rounding import means_are_rounded
+from .frozen import check_frozen
+from .implicit import Inputs, fixed_point, refuse
+from .options import positive, sweepable
+from .result import FitResult, Status, conclude, mean_log_prob, where
 
 
 class _Memory(eqx.Module):
@@ -132,34 +133,30 @@ class EMFitter(AbstractFitter):
         memory = state.inner
         log_likelihood = mean_log_prob(state.gmm, x, weights)
         lost = ~jnp.isfinite(log_likelihood) & (state.status != Status.non_finite)
-        status = Status.where(
-            state.status == Status.running, Status.max_steps_reached, state.status
-        )
-        converged = (status == Status.converged) & ~lost
-        rounded = converged & means_are_rounded(state.gmm)
-        status = Status.where(rounded, Status.means_rounded, status)
-        ended = rounded | (status == Status.converged) | (status == Status.max_steps_reached)
-        status = Status.where(ended & memory.empty, Status.empty_component, status)
-        status = Status.where(lost, Status.non_finite, status)
-        return FitResult(
+        state = dataclasses.replace(
+            state,
             gmm=where(lost, memory.previous, state.gmm),
-            n_iter=state.n_iter,
-            log_likelihood=jnp.where(lost, state.log_likelihood, log_likelihood),
-            log_likelihood_diff=state.log_likelihood_diff,
-            converged=converged,
-            status=status,
-            history=jnp.zeros(0, x.dtype),
-            start=jnp.zeros((), jnp.int32),
-            packed=jnp.mean((memory.route.ways == PACKED).astype(x.dtype)),
+            status=Status.where(lost, Status.non_finite, state.status),
         )
+        log_likelihood = jnp.where(lost, state.log_likelihood, log_likelihood)
+        packed = jnp.mean((memory.route.ways == PACKED).astype(x.dtype))
+        return conclude(state, log_likelihood, packed, memory.empty)
 
-
-def mean_log_prob(
-    gmm: GaussianMixture, x: Float[Array, "n d"], weights: Float[Array, " n"] | None
-) -> Float[Array, ""]:
-    """Σ w_i log p(x_i) / Σ w_i"""
-    log_prob = gmm.log_prob(x)
-    return jnp.mean(log_prob if weights is None else weights * log_prob)
+    def attach(
+        self,
+        result: FitResult,
+        x: Float[Array, "n d"],
+        start: GaussianMixture | None,
+        weights: Float[Array, " n"] | None,
+    ) -> FitResult:
+        """By the implicit function theorem, see the page on gradients through a fit."""
+        if start is None and self.frozen:
+            # What the frozen parameters were made from is not known here.
+            return refuse("Restarts of an EMFitter with frozen parameters", result, (x, weights))
+        start = result.gmm if start is None else start
+        inputs = Inputs(x, weights, jnp.asarray(self.reg_covar, x.dtype), start)
+        found = fixed_point(self.frozen, result.gmm, result.log_likelihood, inputs)
+        return dataclasses.replace(result, gmm=found[0], log_likelihood=found[1])
 
 
 def _is_finite(gmm: GaussianMixture) -> Bool[Array, ""]:

@@ -16,10 +16,9 @@ from .._density import packed_share
 from .._mixture import GaussianMixture
 from .._standardise import Standardisation
 from .base import AbstractFitter, FitState
-from .em import mean_log_prob
-from .options import check_frozen, optional, positive, sweepable
-from .result import FitResult, Status, where
-from .rounding import means_are_rounded
+from .frozen import check_frozen, split
+from .options import optional, positive, sweepable
+from .result import FitResult, Status, conclude, mean_log_prob, where
 
 
 class _Memory(eqx.Module):
@@ -121,19 +120,6 @@ class GradientFitter(AbstractFitter):
             optimiser = optimiser(rate if callable(rate) else jnp.asarray(rate, dtype))
         return optax.with_extra_args_support(cast(optax.GradientTransformation, optimiser))
 
-    def _free(self, gmm: GaussianMixture) -> tuple[GaussianMixture, GaussianMixture]:
-        """The model parted into what is trained and what is frozen."""
-        parts = {"weights": gmm.logits, "means": gmm.means, "covariances": gmm.structure}
-        spec = eqx.tree_at(
-            lambda g: (g.logits, g.means, g.structure),
-            gmm,
-            tuple(
-                jax.tree.map(lambda _, free=name not in self.frozen: free, part)
-                for name, part in parts.items()
-            ),
-        )
-        return eqx.partition(gmm, spec)
-
     def _log_prob(
         self, trained: GaussianMixture, units: Standardisation, z: Float[Array, "n d"]
     ) -> Float[Array, " n"]:
@@ -172,7 +158,7 @@ class GradientFitter(AbstractFitter):
             inner=_Memory(
                 units=units,
                 trained=trained,
-                optimiser=self._optimiser(x.dtype).init(cast(optax.Params, self._free(trained)[0])),
+                optimiser=self._optimiser(x.dtype).init(cast(optax.Params, split(trained, self.frozen)[0])),
                 best=nothing,
                 reference=nothing,
                 since=zero,
@@ -191,7 +177,7 @@ class GradientFitter(AbstractFitter):
         if memory.held_out is not None:
             watch = jnp.where(memory.held_out, train, 0)
             train = jnp.where(memory.held_out, 0, train)
-        free, frozen = self._free(memory.trained)
+        free, frozen = split(memory.trained, self.frozen)
         update = _update_whole if self.batch_size is None else self._update_batches
         shuffle_key, key = jax.random.split(memory.key)
 
@@ -233,7 +219,7 @@ class GradientFitter(AbstractFitter):
     def _back(self, memory: _Memory, gmm: GaussianMixture) -> GaussianMixture:
         """The current model in the data's units, what is frozen to the last digit as it was."""
         back = memory.units.back(memory.trained)
-        return eqx.combine(self._free(back)[0], self._free(gmm)[1])
+        return eqx.combine(split(back, self.frozen)[0], split(gmm, self.frozen)[1])
 
     def _update_batches(self, optimiser, loss, free, state, z, train, key):
         """One pass of minibatches; the likelihoods are taken before it."""
@@ -260,24 +246,7 @@ class GradientFitter(AbstractFitter):
         weights: Float[Array, " n"] | None,
     ) -> FitResult:
         log_likelihood = mean_log_prob(state.gmm, x, weights)
-        status = Status.where(
-            state.status == Status.running, Status.max_steps_reached, state.status
-        )
-        status = Status.where(jnp.isfinite(log_likelihood), status, Status.non_finite)
-        converged = status == Status.converged
-        rounded = converged & means_are_rounded(state.gmm)
-        status = Status.where(rounded, Status.means_rounded, status)
-        return FitResult(
-            gmm=state.gmm,
-            n_iter=state.n_iter,
-            log_likelihood=log_likelihood,
-            log_likelihood_diff=state.log_likelihood_diff,
-            converged=converged,
-            status=status,
-            history=jnp.zeros(0, x.dtype),
-            start=jnp.zeros((), jnp.int32),
-            packed=packed_share(state.gmm, x),
-        )
+        return conclude(state, log_likelihood, packed_share(state.gmm, x))
 
 
 def _descend(optimiser, loss, free, state, z, train, size):

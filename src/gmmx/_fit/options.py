@@ -1,25 +1,28 @@
 """Fields that fitters share."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 from .._checks import check_count
 
-_NAMES = frozenset({"weights", "means", "covariances"})
-
 
 def sweepable(value: Any) -> Any:
-    """A NumPy scalar: traced by `eqx.filter_jit`, where a Python float would be compiled in."""
-    if isinstance(value, jax.Array):
+    """A NumPy scalar: traced by `eqx.filter_jit`, where a Python float would be compiled in.
+
+    Whatever a number comes as, it leaves as the same type, so that another one compiles nothing
+    new. What a transformation traces, and arrays of several settings, are left as they are.
+    """
+    if isinstance(value, jax.Array) and (value.ndim or isinstance(value, Tracer)):
         return value
     try:
         number = np.float64(value)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{value!r} is not a number.") from error
-    if not number >= 0:
+    if np.ndim(number) or not number >= 0:
         raise ValueError(f"{value!r} was given for a tolerance or rate, which is zero or positive.")
     return number
 
@@ -32,16 +35,3 @@ def optional(converter: Callable[[Any], Any]) -> Callable[[Any], Any]:
 def positive(name: str) -> Callable[[Any], int]:
     """A converter to positive Python integers."""
     return lambda value: check_count(value, name)
-
-
-def check_frozen(names: str | Iterable[str]) -> frozenset[str]:
-    """What a fit leaves as it is."""
-    names = frozenset([names] if isinstance(names, str) else names)
-    if names - _NAMES:
-        raise ValueError(
-            f"frozen={sorted(names)!r}; any of {sorted(_NAMES)} was wanted, the names of the "
-            "mixture's parameters."
-        )
-    if names == _NAMES:
-        raise ValueError("weights, means and covariances are all frozen: nothing is left to fit.")
-    return names

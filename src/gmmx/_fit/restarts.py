@@ -99,6 +99,16 @@ class Restarts(AbstractFitter):
         start = best.astype(result.start.dtype) * each + result.start
         return dataclasses.replace(result, start=start)
 
+    def attach(
+        self,
+        result: FitResult,
+        x: Float[Array, "n d"],
+        start: GaussianMixture | None,
+        weights: Float[Array, " n"] | None,
+    ) -> FitResult:
+        """The inner fitter's derivatives, of the start that was chosen."""
+        return self.fitter.attach(result, x, None, weights)
+
 
 def _rankable(log_likelihood: Float[Array, "starts *inner"]) -> Float[Array, " starts"]:
     """Each start's likelihood, with one that failed as the last choice."""

@@ -2,11 +2,18 @@
 
 import warnings
 
+from typing import TYPE_CHECKING
+
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from .._mixture import GaussianMixture
+from .rounding import means_are_rounded
+
+if TYPE_CHECKING:
+    from .base import FitState
 
 
 class Status(eqx.Enumeration):
@@ -69,6 +76,47 @@ class FitResult(eqx.Module):
     packed: Float[Array, ""]
     """The part of the data for which the last step took packed moments, the fast way that is
     used where it is accurate; the rest was whitened (see the page on numerical accuracy)"""
+
+
+def conclude(
+    state: "FitState",
+    log_likelihood: Float[Array, ""],
+    packed: Float[Array, ""],
+    empty: Bool[Array, ""] | bool = False,
+) -> FitResult:
+    """The result of a state's model, whose mean log-likelihood this is, and how the fit ended.
+
+    **Arguments:**
+
+    - `packed`: the part of the data for which packed moments were taken.
+    - `empty`: whether a component has lost all its samples.
+    """
+    status = Status.where(state.status == Status.running, Status.max_steps_reached, state.status)
+    status = Status.where(jnp.isfinite(log_likelihood), status, Status.non_finite)
+    converged = status == Status.converged
+    ended = converged | (status == Status.max_steps_reached)
+    rounded = converged & means_are_rounded(state.gmm)
+    status = Status.where(rounded, Status.means_rounded, status)
+    status = Status.where(ended & empty, Status.empty_component, status)
+    return FitResult(
+        gmm=state.gmm,
+        n_iter=state.n_iter,
+        log_likelihood=log_likelihood,
+        log_likelihood_diff=state.log_likelihood_diff,
+        converged=converged,
+        status=status,
+        history=jnp.zeros(0, log_likelihood.dtype),
+        start=jnp.zeros((), jnp.int32),
+        packed=packed,
+    )
+
+
+def mean_log_prob(
+    gmm: GaussianMixture, x: Float[Array, "n d"], weights: Float[Array, " n"] | None
+) -> Float[Array, ""]:
+    """Σ w_i log p(x_i) / Σ w_i"""
+    log_prob = gmm.log_prob(x)
+    return jnp.mean(log_prob if weights is None else weights * log_prob)
 
 
 class FitWarning(UserWarning):

@@ -5,7 +5,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, Real
 
 from .. import _checks
 from .._covariance import structure_named
@@ -62,7 +62,7 @@ def initialize(
     method: str = "kmeans",
     key: PRNGKeyArray | None = None,
     weights: Any = None,
-    reg_covar: float = 1e-6,
+    reg_covar: Real[ArrayLike, ""] = 1e-6,
 ) -> GaussianMixture:
     """A mixture to start a fit from: memberships by `method`, then one M-step.
 
