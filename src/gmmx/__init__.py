@@ -1,6 +1,10 @@
 """Gaussian mixtures for JAX: an Equinox module, trained by EM or by any Optax optimiser."""
 
+import logging as _logging
+from importlib import import_module as _import_module
 from importlib.metadata import version as _version
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
 
 from ._algebra.product import log_overlap as log_overlap
 from ._algebra.product import product as product
@@ -23,3 +27,17 @@ GaussianMixtureModelJax = GaussianMixture
 """The name of the package GMMX"""
 
 __version__ = _version("gmmx")
+
+_logging.getLogger("gmmx").addHandler(_logging.NullHandler())
+
+if _TYPE_CHECKING:
+    from . import sklearn as sklearn
+    from .sklearn import GaussianMixture as GaussianMixtureSKLearn  # noqa: F401
+
+
+def __getattr__(name: str) -> _Any:
+    """What needs an optional package is imported when it is asked for."""
+    if name in ("sklearn", "GaussianMixtureSKLearn"):
+        module = _import_module("gmmx.sklearn")
+        return module if name == "sklearn" else module.GaussianMixture
+    raise AttributeError(f"module 'gmmx' has no attribute {name!r}")

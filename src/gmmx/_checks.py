@@ -190,15 +190,21 @@ def check_parameters(
         raise ValueError(f"weights sum to {total:.8g}, not to one: divide them by their sum.")
 
 
-def check_symmetric(covariances: Array) -> None:
-    """Refuse matrices `(*k, d, d)` that differ from their transposes by more than rounding."""
+def check_symmetric(covariances: Array, rtol: float | None = None) -> None:
+    """Refuse matrices `(*k, d, d)` that differ from their transposes by more than rounding.
+
+    **Arguments:**
+
+    - `rtol`: how much they may differ instead, in units of √(C_ii C_jj).
+    """
     if not is_concrete(covariances):
         return
     matrices = np.asarray(covariances, float)
     variances = np.abs(np.diagonal(matrices, axis1=-2, axis2=-1))
     size = np.sqrt(variances[..., :, None] * variances[..., None, :])
     apart = np.abs(matrices - np.swapaxes(matrices, -1, -2))
-    uneven = np.argwhere(apart > 1e2 * float(jnp.finfo(covariances.dtype).eps) * size)
+    rtol = 1e2 * float(jnp.finfo(covariances.dtype).eps) if rtol is None else rtol
+    uneven = np.argwhere(apart > rtol * size)
     if uneven.size:
         *k, i, j = uneven[0]
         raise ValueError(

@@ -83,6 +83,15 @@ def inverse_root(matrix: Float[Array, "*k d d"]) -> Float[Array, "*k d d"]:
     return whiten_by(matrix, jnp.broadcast_to(identity, matrix.shape))
 
 
+def reverse_root(matrix: Float[Array, "*k d d"]) -> Float[Array, "*k d d"]:
+    """W, lower triangular, with A = WᵀW; NaN where A is not positive definite.
+
+    With rows and columns in reverse A is LLᵀ, and L⁻¹A = Lᵀ in reverse is W.
+    """
+    reverse = matrix[..., ::-1, ::-1]
+    return whiten_by(reverse, reverse)[..., ::-1, ::-1]
+
+
 def inverse_lower(factor: Float[Array, "*k d d"]) -> Float[Array, "*k d d"]:
     """L⁻¹ for lower triangular L, by matrix products.
 

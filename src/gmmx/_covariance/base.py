@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from .._linalg import inverse_lower
+from .._checks import check_positive, check_symmetric
+from .._linalg import inverse_lower, reverse_root
 from .._noise import noise_root
 from .._orthogonal import condition_factor, lower_factor, lower_root
 
@@ -50,6 +51,18 @@ class AbstractCovariance(eqx.Module):
     @abc.abstractmethod
     def from_covariances(cls, covariances: Array) -> Self:
         """The structure with these covariances, in the structure's natural shape."""
+
+    @classmethod
+    def from_precisions(cls, precisions: Array) -> Self:
+        """The structure with these precisions, in the structure's natural shape.
+
+        As it stands here for matrices; a structure of variances has its own.
+        """
+        # A matrix that was inverted is symmetric only as far as its condition lets it.
+        check_symmetric(precisions, rtol=1e-5)
+        factor = reverse_root((precisions + precisions.mT) / 2)
+        check_positive(jnp.diagonal(factor, axis1=-2, axis2=-1), n_own=1)
+        return cls.from_precisions_cholesky(factor.mT)
 
     @classmethod
     @abc.abstractmethod

@@ -26,6 +26,10 @@ class SphericalCovariance(AbstractCovariance):
         return cls(-jnp.log(covariances) / 2)
 
     @classmethod
+    def from_precisions(cls, precisions: Float[Array, " k"]) -> Self:
+        return cls.from_covariances(1 / precisions)
+
+    @classmethod
     def from_precisions_cholesky(cls, precisions_cholesky: Float[Array, " k"]) -> Self:
         return cls(jnp.log(precisions_cholesky))
 

@@ -23,9 +23,7 @@ def check_frozen(names: str | Iterable[str]) -> frozenset[str]:
     return names
 
 
-def split(
-    gmm: GaussianMixture, frozen: frozenset[str]
-) -> tuple[GaussianMixture, GaussianMixture]:
+def split(gmm: GaussianMixture, frozen: frozenset[str]) -> tuple[GaussianMixture, GaussianMixture]:
     """The model parted into what is fitted and what is frozen; `eqx.combine` joins them."""
     parts = {"weights": gmm.logits, "means": gmm.means, "covariances": gmm.structure}
     spec = eqx.tree_at(

@@ -158,7 +158,9 @@ class GradientFitter(AbstractFitter):
             inner=_Memory(
                 units=units,
                 trained=trained,
-                optimiser=self._optimiser(x.dtype).init(cast(optax.Params, split(trained, self.frozen)[0])),
+                optimiser=self._optimiser(x.dtype).init(
+                    cast(optax.Params, split(trained, self.frozen)[0])
+                ),
                 best=nothing,
                 reference=nothing,
                 since=zero,

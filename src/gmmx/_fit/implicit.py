@@ -27,6 +27,7 @@ from .._standardise import Standardisation
 from .frozen import split
 from .krylov import solve_by_products
 from .result import FitResult, mean_log_prob
+
 _NOT_CONVERGED = (
     "the fit has not converged enough to be differentiated: its model is too far from the fixed "
     "point of EM, or a component has lost all its samples. Lower tol and raise max_iter, "

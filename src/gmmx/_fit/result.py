@@ -1,7 +1,6 @@
 """What a fit gives back, and how it ended."""
 
 import warnings
-
 from typing import TYPE_CHECKING
 
 import equinox as eqx

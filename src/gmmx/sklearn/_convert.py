@@ -1,0 +1,92 @@
+"""Mixtures as scikit-learn's fitted attributes, and back."""
+
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from sklearn.mixture import GaussianMixture as SklearnMixture
+from sklearn.utils.validation import check_is_fitted
+
+from .. import _checks
+from .._covariance import AbstractCovariance, structure_named
+from .._mixture import GaussianMixture
+
+COVARIANCE_TYPES = ("full", "tied", "diag", "spherical")
+
+
+@partial(jax.jit, static_argnames="structure")
+def assemble(
+    structure: type[AbstractCovariance],
+    weights: Float[Array, " k"],
+    means: Float[Array, "k d"],
+    precisions_cholesky: Float[Array, "..."],
+) -> GaussianMixture:
+    """The mixture of what scikit-learn's density is computed from."""
+    factors = structure.from_precisions_cholesky(precisions_cholesky)
+    return GaussianMixture(jnp.log(weights), means, factors)
+
+
+@eqx.filter_jit
+def _parameters(gmm: GaussianMixture) -> dict[str, Array]:
+    return {
+        "weights_": gmm.weights,
+        "means_": gmm.means,
+        "covariances_": gmm.covariances,
+        "precisions_": gmm.precisions,
+        "precisions_cholesky_": gmm.precisions_cholesky,
+    }
+
+
+def fitted_parameters(gmm: GaussianMixture) -> dict[str, np.ndarray]:
+    """scikit-learn's fitted attributes that are arrays: NumPy's own, which may be written to."""
+    return {name: np.array(value) for name, value in _parameters(gmm).items()}
+
+
+def to_sklearn(gmm: GaussianMixture, **parameters: Any) -> SklearnMixture:
+    """The mixture as a fitted `sklearn.mixture.GaussianMixture`, in its own dtype.
+
+    Means are the same to the last bit, the other parameters to rounding. With `warm_start=True`,
+    which is the default here, its `fit` goes on from the mixture.
+
+    **Arguments:**
+
+    - `parameters`: more parameters of scikit-learn's class, for instance `max_iter`.
+
+    **Raises:** `ValueError` where scikit-learn has no such structure.
+    """
+    if gmm.covariance_type not in COVARIANCE_TYPES:
+        known = ", ".join(repr(name) for name in COVARIANCE_TYPES)
+        raise ValueError(
+            f"scikit-learn has no covariance_type={gmm.covariance_type!r}; it has {known}. Make "
+            "it full first, from gmm.structure.factors."
+        )
+    estimator = SklearnMixture(
+        gmm.n_components,
+        covariance_type=gmm.covariance_type,
+        **{"warm_start": True, **parameters},
+    )
+    never_fitted = {"converged_": False, "n_iter_": 0, "lower_bound_": -np.inf, "lower_bounds_": []}
+    attributes = {**fitted_parameters(gmm), **never_fitted, "n_features_in_": gmm.n_features}
+    for name, value in attributes.items():
+        setattr(estimator, name, value)
+    return estimator
+
+
+def from_sklearn(estimator: Any) -> GaussianMixture:
+    """The mixture of a fitted estimator: scikit-learn's, or `gmmx.sklearn.GaussianMixture`.
+
+    Its dtype is the estimator's as far as JAX's settings let it: float64 becomes float32 without
+    `jax.config.update("jax_enable_x64", True)`.
+
+    **Raises:** `ValueError` where the estimator was not fitted.
+    """
+    check_is_fitted(estimator, ["weights_", "means_", "precisions_cholesky_"])
+    names = ("weights_", "means_", "precisions_cholesky_")
+    leaves = [_checks.as_floating(getattr(estimator, name), name) for name in names]
+    dtype = _checks.promote(_checks.promote(leaves[0].dtype, leaves[1].dtype), leaves[2].dtype)
+    structure = structure_named(estimator.covariance_type)
+    return assemble(structure, *(leaf.astype(dtype) for leaf in leaves))

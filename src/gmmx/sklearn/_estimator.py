@@ -1,0 +1,334 @@
+"""`sklearn.mixture.GaussianMixture`, parameter for parameter, on this library's engine."""
+
+import math
+import warnings
+from functools import partial
+from typing import Any, ClassVar, Self
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Int
+from sklearn.base import BaseEstimator, DensityMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.mixture import GaussianMixture as SklearnMixture
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from .. import _checks
+from .._covariance import AbstractCovariance, structure_named
+from .._fit.base import AbstractFitter, FitState
+from .._fit.em import EMFitter
+from .._fit.result import Status
+from .._mixture import GaussianMixture as Mixture
+from ._convert import assemble, fitted_parameters
+from ._fit import Outcome, double_precision, run
+from ._report import Report
+from ._start import Given, start
+
+_FLOATS = (np.float64, np.float32)
+_MAX_SEED = 2**31 - 1
+
+
+class GaussianMixture(DensityMixin, BaseEstimator):
+    """A Gaussian mixture as a scikit-learn estimator: a drop-in for scikit-learn's own.
+
+    Parameters, fitted attributes and methods are those of `sklearn.mixture.GaussianMixture`, and
+    so are the results: starts are drawn as scikit-learn draws them, and EM takes the same steps.
+    Beyond it there are sample weights in `fit` and a choice of the trainer.
+
+    Arrays are NumPy's, in and out. Data in float64 are fitted in float64 whatever JAX's setting
+    is, and data in float32 in float32.
+
+    **Arguments:** those of `sklearn.mixture.GaussianMixture`, and
+
+    - `fitter`: how to fit, for instance `gmmx.GradientFitter()`. Its own settings count then, not
+        `tol`, `max_iter` and `reg_covar`, of which the last still serves the start. None is EM
+        with those three.
+    - `verbose`: 1 prints the starts and every `verbose_interval`-th step or one soon after, 2
+        also times and changes of the likelihood.
+
+    **Fitted attributes:** `weights_ (k)`, `means_ (k, d)`, `covariances_`, `precisions_`,
+    `precisions_cholesky_`, `converged_`, `n_iter_`, `lower_bound_`, `lower_bounds_` (the mean
+    log-likelihoods at the start of each step), `n_features_in_` and, of data with names,
+    `feature_names_in_`.
+
+    ```python
+    from gmmx.sklearn import GaussianMixture
+
+    labels = GaussianMixture(n_components=3, random_state=0).fit_predict(x)
+    ```
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        **SklearnMixture._parameter_constraints,
+        "fitter": [AbstractFitter, None],
+    }
+
+    weights_: np.ndarray
+    means_: np.ndarray
+    covariances_: np.ndarray
+    precisions_: np.ndarray
+    precisions_cholesky_: np.ndarray
+    converged_: bool
+    n_iter_: int
+    lower_bound_: float
+    lower_bounds_: list[float]
+    n_features_in_: int
+
+    def __init__(
+        self,
+        n_components: Any = 1,
+        *,
+        covariance_type: Any = "full",
+        tol: Any = 1e-3,
+        reg_covar: Any = 1e-6,
+        max_iter: Any = 100,
+        n_init: Any = 1,
+        init_params: Any = "kmeans",
+        weights_init: Any = None,
+        means_init: Any = None,
+        precisions_init: Any = None,
+        random_state: Any = None,
+        warm_start: Any = False,
+        verbose: Any = 0,
+        verbose_interval: Any = 10,
+        fitter: Any = None,
+    ):
+        # Kept as they come, as scikit-learn asks: `fit` looks at them.
+        self.n_components = n_components
+        self.covariance_type = covariance_type
+        self.tol = tol
+        self.reg_covar = reg_covar
+        self.max_iter = max_iter
+        self.n_init = n_init
+        self.init_params = init_params
+        self.weights_init = weights_init
+        self.means_init = means_init
+        self.precisions_init = precisions_init
+        self.random_state = random_state
+        self.warm_start = warm_start
+        self.verbose = verbose
+        self.verbose_interval = verbose_interval
+        self.fitter = fitter
+
+    # Fitting
+
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Fit the mixture: the best of `n_init` starts.
+
+        **Arguments:**
+
+        - `X`: the data, `(n_samples, n_features)`.
+        - `y`: not used.
+        - `sample_weight`: how often each sample counts, `(n_samples,)`; only ratios matter.
+
+        **Raises:** `ValueError` for data or parameters that cannot be fitted, and where every
+        start failed. Warns (`ConvergenceWarning`) where the best one has not converged.
+        """
+        self._fit(X, sample_weight)
+        return self
+
+    def fit_predict(
+        self, X: Any, y: Any = None, sample_weight: Any = None
+    ) -> Int[np.ndarray, " n"]:
+        """`fit`, then the most probable component of each sample."""
+        return self._evaluate("predict", self._fit(X, sample_weight))
+
+    def _fit(self, X: Any, sample_weight: Any) -> Float[np.ndarray, "n d"]:
+        """Fit and set the attributes; returns the data as an array."""
+        self._validate_params()
+        x = validate_data(self, X, dtype=_FLOATS, ensure_min_samples=2)
+        if x.shape[0] < self.n_components:
+            raise ValueError(
+                "Expected n_samples >= n_components but got "
+                f"n_components = {self.n_components}, n_samples = {x.shape[0]}"
+            )
+        with double_precision():
+            weights = _checks.check_weights(sample_weight, x.shape[0], x.dtype)
+            best = self._best(x, None if weights is None else np.asarray(weights))
+            parameters = fitted_parameters(best.gmm)
+        for name, value in parameters.items():
+            setattr(self, name, value)
+        self.converged_ = best.converged
+        self.n_iter_ = len(best.lower_bounds)
+        self.lower_bound_ = best.lower_bound
+        self.lower_bounds_ = best.lower_bounds
+        _warn(best)
+        return x
+
+    def _best(
+        self, x: Float[np.ndarray, "n d"], weights: Float[np.ndarray, " n"] | None
+    ) -> Outcome:
+        """The best of the starts; one that fails is passed over where another does not."""
+        random = check_random_state(self.random_state)
+        structure = structure_named(self.covariance_type)
+        given = Given.checked(
+            structure, (self.n_components, x.shape[1]), x.dtype,
+            self.weights_init, self.means_init, self.precisions_init,
+        )  # fmt: skip
+        resumed = self.warm_start and hasattr(self, "converged_")
+        report = Report(self.verbose, self.verbose_interval)
+        best, failure = None, None
+        for index in range(1 if resumed else self.n_init):
+            report.begin(index)
+            try:
+                if resumed:
+                    gmm = self._left_off(x)
+                else:
+                    gmm = start(
+                        x, weights, structure, self.n_components, self.init_params, random,
+                        self.reg_covar, given,
+                    )  # fmt: skip
+                outcome = self._run(gmm, x, weights, random, resumed, report)
+            except ValueError as error:
+                failure = error
+                continue
+            # As in scikit-learn, where starts without a step replace each other.
+            if (
+                best is None
+                or best.lower_bound == -np.inf
+                or outcome.lower_bound > best.lower_bound
+            ):
+                best = outcome
+        if best is None:
+            raise failure
+        return best
+
+    def _run(
+        self,
+        gmm: Mixture,
+        x: Float[np.ndarray, "n d"],
+        weights: Float[np.ndarray, " n"] | None,
+        random: np.random.RandomState,
+        resumed: bool,
+        report: Report,
+    ) -> Outcome:
+        if self.max_iter == 0:
+            return Outcome(gmm, [], False, None)
+        fitter, key = self.fitter, None
+        if fitter is None:
+            fitter = EMFitter(self.tol, self.max_iter, self.reg_covar)
+        else:
+            # EM draws nothing, and scikit-learn's sequence of draws is kept.
+            key = jax.random.key(random.randint(_MAX_SEED))
+
+        def rests(state: FitState) -> bool:
+            if not resumed or self.fitter is not None or int(state.n_iter) != 1:
+                return False
+            # The first step's change is one against where the last fit ended.
+            return abs(float(state.log_likelihood) - self.lower_bound_) < self.tol
+
+        outcome = run(fitter, gmm, x, weights, key, report, rests)
+        report.end(outcome.converged, outcome.lower_bound)
+        return outcome
+
+    def _left_off(self, x: Float[np.ndarray, "n d"]) -> Mixture:
+        """The mixture of the last fit, to go on from."""
+        if self.means_.shape != (self.n_components, x.shape[1]):
+            k, d = self.means_.shape
+            raise ValueError(
+                f"warm_start=True goes on from a fit of {k} components and {d} features, but "
+                f"n_components={self.n_components} and X has {x.shape[1]} features. Fit a new "
+                "estimator, or set warm_start=False."
+            )
+        return assemble(*self._state(x.dtype))
+
+    # The fitted mixture
+
+    def _state(self, dtype: Any) -> tuple[type[AbstractCovariance], *tuple[np.ndarray, ...]]:
+        """What the density is computed from. The attributes may be set by hand."""
+        parts = (self.weights_, self.means_, self.precisions_cholesky_)
+        return structure_named(self.covariance_type), *(np.asarray(p, dtype) for p in parts)
+
+    def _evaluate(self, method: str, x: Float[np.ndarray, "n d"]) -> np.ndarray:
+        """A method of the mixture at rows that were checked, as an array that may be written to."""
+        dtype = np.result_type(x, self.means_)
+        with double_precision():
+            return np.array(_evaluate(method, *self._state(dtype), x.astype(dtype, copy=False)))
+
+    def _validated(self, X: Any) -> Float[np.ndarray, "n d"]:
+        check_is_fitted(self)
+        return validate_data(self, X, dtype=_FLOATS, reset=False)
+
+    def predict(self, X: Any) -> Int[np.ndarray, " n"]:
+        """The most probable component of each sample."""
+        return self._evaluate("predict", self._validated(X))
+
+    def predict_proba(self, X: Any) -> Float[np.ndarray, "n k"]:
+        """The probability of each component, given the sample."""
+        return self._evaluate("predict_proba", self._validated(X))
+
+    def score_samples(self, X: Any) -> Float[np.ndarray, " n"]:
+        """The log-density at each sample."""
+        return self._evaluate("log_prob", self._validated(X))
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """The mean log-density of the samples; `y` is not used."""
+        return float(np.mean(self.score_samples(X)))
+
+    def aic(self, X: Any) -> float:
+        """Akaike's criterion: smaller is better."""
+        log_prob = self.score_samples(X)
+        return 2 * self._n_parameters() - 2 * float(np.sum(log_prob))
+
+    def bic(self, X: Any) -> float:
+        """The Bayesian criterion: smaller is better."""
+        log_prob = self.score_samples(X)
+        return math.log(len(log_prob)) * self._n_parameters() - 2 * float(np.sum(log_prob))
+
+    def _n_parameters(self) -> int:
+        with double_precision():
+            return assemble(*self._state(self.means_.dtype)).n_parameters
+
+    def sample(self, n_samples: int = 1) -> tuple[Float[np.ndarray, "n d"], Int[np.ndarray, " n"]]:
+        """Draws and the components that they are from, those of a component together.
+
+        By scikit-learn, so that they are its draws for the same `random_state`.
+        """
+        check_is_fitted(self)
+        return self.to_sklearn().sample(n_samples)
+
+    # Conversions
+
+    def to_sklearn(self) -> SklearnMixture:
+        """scikit-learn's own estimator of the same parameters and, if fitted, attributes: exact."""
+        return _copy(self, SklearnMixture())
+
+    @classmethod
+    def from_sklearn(cls, estimator: SklearnMixture) -> Self:
+        """The same estimator on this library's engine: parameters and fitted attributes, exact."""
+        return _copy(estimator, cls())
+
+
+def _copy(source: Any, target: Any) -> Any:
+    """The target with the source's parameters and fitted attributes, as far as it has them."""
+    known = target.get_params(deep=False)
+    target.set_params(**{n: v for n, v in source.get_params(deep=False).items() if n in known})
+    for name, value in vars(source).items():
+        if name.endswith("_"):
+            setattr(target, name, value)
+    return target
+
+
+@partial(jax.jit, static_argnames=("method", "structure"))
+def _evaluate(
+    method: str,
+    structure: type[AbstractCovariance],
+    weights: Float[Array, " k"],
+    means: Float[Array, "k d"],
+    precisions_cholesky: Float[Array, "..."],
+    x: Float[Array, "n d"],
+) -> Array:
+    """One program a call, so that a few rows do not wait for many small ones."""
+    return getattr(assemble(structure, weights, means, precisions_cholesky), method)(x)
+
+
+def _warn(outcome: Outcome) -> None:
+    """Warn of a bad status, at the line that called `fit`."""
+    status = outcome.status
+    if status is None or bool(status == Status.converged):
+        return
+    message = Status[status]
+    if not outcome.converged:
+        message = f"Best performing initialization did not converge: {message}"
+    warnings.warn(message, ConvergenceWarning, stacklevel=4)

@@ -1,0 +1,83 @@
+"""One start's fit, and how it ended, in scikit-learn's terms."""
+
+import dataclasses
+import warnings
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jaxtyping import Float, PRNGKeyArray
+
+from .._fit.base import AbstractFitter, FitState
+from .._fit.result import FitError, FitWarning, Status
+from .._mixture import GaussianMixture
+from ._report import Report
+from ._start import ILL_DEFINED
+
+
+def double_precision():
+    """Within it float64 stays float64, whatever JAX's setting is outside."""
+    enable = getattr(jax, "enable_x64", None)
+    if enable is None:  # before JAX 0.8
+        from jax.experimental import enable_x64 as enable
+    return enable(True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """A start, fitted."""
+
+    gmm: GaussianMixture
+    lower_bounds: list[float]
+    converged: bool
+    status: Status | None
+    """None where no step was made"""
+
+    @property
+    def lower_bound(self) -> float:
+        return self.lower_bounds[-1] if self.lower_bounds else -np.inf
+
+
+def run(
+    fitter: AbstractFitter,
+    gmm: GaussianMixture,
+    x: Float[np.ndarray, "n d"],
+    weights: Float[np.ndarray, " n"] | None,
+    key: PRNGKeyArray | None,
+    report: Report,
+    rests: Callable[[FitState], bool],
+) -> Outcome:
+    """Fit one start.
+
+    **Arguments:**
+
+    - `rests`: whether the fit has converged for a reason that the fitter does not know.
+
+    **Raises:** `ValueError`, in scikit-learn's words, where the fit failed.
+    """
+    rested = False
+
+    def look(state: FitState) -> bool:
+        nonlocal rested
+        report.step(int(state.n_iter), float(np.max(np.asarray(state.log_likelihood_diff))))
+        rested = rests(state)
+        return rested
+
+    try:
+        with warnings.catch_warnings():
+            # The estimator warns itself, once, of the best start.
+            warnings.simplefilter("ignore", FitWarning)
+            result = fitter.fit(x, gmm, weights=weights, key=key, callback=look)
+    except FitError as error:
+        status = error.result.status
+        if bool(status == Status.singular_covariance):
+            raise ValueError(ILL_DEFINED) from error
+        raise ValueError(f"Fitting the mixture model failed: {Status[status]}") from error
+    status = result.status
+    if bool(status == Status.interrupted):
+        if not rested:
+            # In a search over parameters the next fit would begin, were it swallowed.
+            raise KeyboardInterrupt
+        status = Status.converged
+    lower_bounds = np.asarray(result.history).tolist()
+    return Outcome(result.gmm, lower_bounds, bool(result.converged) or rested, status)
