@@ -156,6 +156,21 @@ class GaussianMixture(eqx.Module):
         floor = jnp.asarray(reg_covar, x.dtype)
         return from_responsibilities(structure, x, responsibilities, floor)
 
+    # scikit-learn
+
+    @staticmethod
+    def from_sklearn(estimator: Any) -> "GaussianMixture":
+        """The mixture of a fitted scikit-learn estimator, see `gmmx.sklearn.from_sklearn`."""
+        from .sklearn import from_sklearn
+
+        return from_sklearn(estimator)
+
+    def to_sklearn(self, **parameters: Any) -> Any:
+        """A fitted `sklearn.mixture.GaussianMixture`, see `gmmx.sklearn.to_sklearn`."""
+        from .sklearn import to_sklearn
+
+        return to_sklearn(self, **parameters)
+
     # Parameters
 
     @property

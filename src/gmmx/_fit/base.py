@@ -5,6 +5,7 @@ interrupted; inside a transformation the same steps run in one `lax.while_loop`.
 """
 
 import abc
+import logging
 import time
 from collections.abc import Callable
 from typing import Any, Self
@@ -19,6 +20,8 @@ from .. import _checks
 from .._mixture import GaussianMixture
 from .implicit import constant, refuse
 from .result import FitResult, Status, announce
+
+_log = logging.getLogger(__name__)
 
 # The longest block between two looks at the keyboard, in seconds and in steps.
 _BLOCK_SECONDS = 0.2
@@ -130,6 +133,7 @@ class AbstractFitter(eqx.Module):
         if not _checks.is_concrete(x, gmm, weights, key, self):
             return _solve(self, x, gmm, weights, key)
         result = _observe(self, x, gmm, weights, key, progress, callback)
+        _log.info("fit of %s: step %d, %s", x.shape, result.n_iter, Status[result.status])
         announce(result)
         return result
 

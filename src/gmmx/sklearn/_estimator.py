@@ -3,7 +3,7 @@
 import math
 import warnings
 from functools import partial
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import jax
 import numpy as np
@@ -137,7 +137,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     def _fit(self, X: Any, sample_weight: Any) -> Float[np.ndarray, "n d"]:
         """Fit and set the attributes; returns the data as an array."""
         self._validate_params()
-        x = validate_data(self, X, dtype=_FLOATS, ensure_min_samples=2)
+        x = self._array(X, ensure_min_samples=2)
         if x.shape[0] < self.n_components:
             raise ValueError(
                 "Expected n_samples >= n_components but got "
@@ -168,7 +168,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         )  # fmt: skip
         resumed = self.warm_start and hasattr(self, "converged_")
         report = Report(self.verbose, self.verbose_interval)
-        best, failure = None, None
+        best, failures = None, []
         for index in range(1 if resumed else self.n_init):
             report.begin(index)
             try:
@@ -181,7 +181,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
                     )  # fmt: skip
                 outcome = self._run(gmm, x, weights, random, resumed, report)
             except ValueError as error:
-                failure = error
+                failures.append(error)
                 continue
             # As in scikit-learn, where starts without a step replace each other.
             if (
@@ -191,7 +191,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             ):
                 best = outcome
         if best is None:
-            raise failure
+            raise failures[0]
         return best
 
     def _run(
@@ -245,11 +245,14 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         dtype = np.result_type(x, self.means_)
         with double_precision():
             values = _evaluate(method, *self._state(dtype), _filled_up(x, dtype))
-            return np.array(values[: len(x)])
+            return np.array(np.asarray(values)[: len(x)])
+
+    def _array(self, X: Any, **wanted: Any) -> Float[np.ndarray, "n d"]:
+        return cast(np.ndarray, validate_data(self, X, dtype=_FLOATS, **wanted))
 
     def _validated(self, X: Any) -> Float[np.ndarray, "n d"]:
         check_is_fitted(self)
-        return validate_data(self, X, dtype=_FLOATS, reset=False)
+        return self._array(X, reset=False)
 
     def predict(self, X: Any) -> Int[np.ndarray, " n"]:
         """The most probable component of each sample."""
@@ -263,7 +266,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         """The log-density at each sample."""
         return self._evaluate("log_prob", self._validated(X))
 
-    def score(self, X: Any, y: Any = None) -> float:
+    def score(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, X: Any, y: Any = None
+    ) -> float:
         """The mean log-density of the samples; `y` is not used."""
         return float(np.mean(self.score_samples(X)))
 

@@ -3,6 +3,8 @@
 import dataclasses
 import warnings
 from collections.abc import Callable
+from importlib import import_module
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,12 +17,11 @@ from ._report import Report
 from ._start import ILL_DEFINED
 
 
-def double_precision():
+def double_precision() -> Any:
     """Within it float64 stays float64, whatever JAX's setting is outside."""
-    enable = getattr(jax, "enable_x64", None)
-    if enable is None:  # before JAX 0.8
-        from jax.experimental import enable_x64 as enable
-    return enable(True)
+    # In `jax.experimental` before JAX 0.8.
+    place: Any = jax if hasattr(jax, "enable_x64") else import_module("jax.experimental")
+    return place.enable_x64(True)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Where a fit starts: scikit-learn's memberships, drawn as it draws them, and one M-step."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +25,9 @@ _Memberships = Float[np.ndarray, "n k"]
 
 
 def _by_kmeans(x: _Data, weights: _Weights, k: int, random: np.random.RandomState) -> _Memberships:
-    kmeans = KMeans(k, n_init=1, random_state=random).fit(x, sample_weight=weights)
-    return _one_hot(np.arange(len(x)), kmeans.labels_, k, x)
+    kmeans = KMeans(k, n_init=cast(Any, 1), random_state=random)
+    labels = cast(np.ndarray, kmeans.fit(x, sample_weight=weights).labels_)
+    return _one_hot(np.arange(len(x)), labels, k, x)
 
 
 def _by_seeds(x: _Data, weights: _Weights, k: int, random: np.random.RandomState) -> _Memberships:
@@ -104,7 +105,8 @@ def _of_shape(
 ) -> Float[Array, "..."] | None:
     if value is None:
         return None
-    array = check_array(value, dtype=dtype, ensure_2d=False, allow_nd=True, input_name=name)
+    check: Any = check_array
+    array = check(value, dtype=dtype, ensure_2d=False, allow_nd=True, input_name=name)
     if array.shape != shape:
         raise ValueError(
             f"The parameter '{name}' should have the shape of {shape}, but got {array.shape}"

@@ -1,0 +1,11 @@
+"""scikit-learn's own checks of an estimator: all of them, with no exceptions."""
+
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from gmmx.sklearn import GaussianMixture
+
+
+# As scikit-learn makes its own class for them, but diagonal, which compiles in half the time.
+@parametrize_with_checks([GaussianMixture(n_init=2, max_iter=5, covariance_type="diag")])
+def test_scikit_learn_checks(estimator, check):
+    check(estimator)
