@@ -10,6 +10,7 @@ from ._algebra.product import log_overlap as log_overlap
 from ._algebra.product import product as product
 from ._batch import MixtureBatch as MixtureBatch
 from ._covariance import AbstractCovariance as AbstractCovariance
+from ._files import FileError as FileError
 from ._fit.base import AbstractFitter as AbstractFitter
 from ._fit.base import FitState as FitState
 from ._fit.em import EMFitter as EMFitter
@@ -20,6 +21,8 @@ from ._fit.result import FitResult as FitResult
 from ._fit.result import FitWarning as FitWarning
 from ._fit.result import Status as Status
 from ._init import initialize as initialize
+from ._io import load as load
+from ._io import save as save
 from ._mixture import GaussianMixture as GaussianMixture
 from ._posterior import AbstractPosterior as AbstractPosterior
 
