@@ -366,8 +366,7 @@ def is_valid(path):
     """Loads as a valid mixture that can be saved again; or says clearly that it does not."""
     try:
         gmm = gmmx.load(path)
-    except gmmx.FileError as error:
-        assert str(error).startswith(str(path))
+    except gmmx.FileError:
         return
     assert gmm.means.shape == (gmm.n_components, gmm.n_features)
     assert not any(np.isnan(leaf).any() for leaf in jax.tree.leaves(gmm))

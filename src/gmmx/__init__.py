@@ -13,6 +13,7 @@ from ._covariance import AbstractCovariance as AbstractCovariance
 from ._files import FileError as FileError
 from ._fit.base import AbstractFitter as AbstractFitter
 from ._fit.base import FitState as FitState
+from ._fit.checkpoint import Checkpoint as Checkpoint
 from ._fit.em import EMFitter as EMFitter
 from ._fit.gradient import GradientFitter as GradientFitter
 from ._fit.restarts import Restarts as Restarts

@@ -192,9 +192,8 @@ def _check_shapes(arrays: dict[str, np.ndarray], annotations: dict[str, Any]) ->
         for name in ("means", *(name for name in arrays if name != "means")):
             # None where jaxtyping is switched off.
             axes = getattr(annotations[name], "dim_str", None)
-            if 0 in arrays[name].shape or not (
-                axes is None or isinstance(arrays[name], Shaped[np.ndarray, axes])
-            ):
+            wanted: Any = np.ndarray if axes is None else Shaped[np.ndarray, axes]
+            if 0 in arrays[name].shape or not isinstance(arrays[name], wanted):
                 raise ValueError(
                     f"{name} has shape {arrays[name].shape}, but ({axes}) was wanted beside means "
                     f"of shape {arrays['means'].shape}. (Of a stack of mixtures take one: "

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from .. import _checks
 from .._mixture import GaussianMixture
+from .checkpoint import Checkpoint, Journal
 from .implicit import constant, refuse
 from .result import FitResult, Status, announce
 
@@ -105,6 +106,7 @@ class AbstractFitter(eqx.Module):
         key: PRNGKeyArray | None = None,
         progress: bool = False,
         callback: Callable[[FitState], Any] | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> FitResult:
         """Fit the mixture to data.
 
@@ -117,6 +119,8 @@ class AbstractFitter(eqx.Module):
         - `progress`: show a bar with the likelihood (needs `tqdm`).
         - `callback`: called with the state after each block of steps; the fit ends when it
             returns `True`.
+        - `checkpoint`: where to keep the state, so that the same call resumes a fit that was
+            killed; see `gmmx.Checkpoint`.
 
         **Returns:** a `FitResult`. Ctrl-C ends the fit and returns the model as it is then.
 
@@ -131,8 +135,10 @@ class AbstractFitter(eqx.Module):
         weights = _checks.check_weights(weights, x.shape[0], dtype)
         key = jax.random.key(0) if key is None else key
         if not _checks.is_concrete(x, gmm, weights, key, self):
+            if checkpoint is not None:
+                raise ValueError("a fit inside jit, vmap or grad has no checkpoints.")
             return _solve(self, x, gmm, weights, key)
-        result = _observe(self, x, gmm, weights, key, progress, callback)
+        result = _observe(self, x, gmm, weights, key, progress, callback, checkpoint)
         _log.info("fit of %s: step %d, %s", x.shape, result.n_iter, Status[result.status])
         announce(result)
         return result
@@ -214,32 +220,44 @@ def _observe(
     key: PRNGKeyArray,
     progress: bool,
     callback: Callable[[FitState], Any] | None,
+    checkpoint: Checkpoint | None,
 ) -> FitResult:
     """The same steps driven from Python, in blocks short enough to be watched and interrupted."""
     limit, fitter = fitter.max_iter, fitter.without_limit()
-    state = _begin(fitter, x, gmm, weights, key)
-    blocks: list[np.ndarray] = []
+    journal = Journal(checkpoint, fitter, x, gmm, weights, key)
+    resumed = journal.resume()
+    if resumed is None:
+        state, blocks = _begin(fitter, x, gmm, weights, key), []
+        journal.begin(state)
+    else:
+        state, blocks = resumed
     interrupted = False
-    n_iter, steps = 0, 1
+    n_iter, steps = int(state.n_iter), 1
     with _Bar(limit, progress) as bar:
+        if n_iter:
+            bar.update(n_iter, state)
         try:
-            while n_iter < limit:
+            while n_iter < limit and bool(state.status == Status.running):
                 began = time.perf_counter()
                 block_end = np.int32(min(limit, n_iter + steps))
                 advanced, values = _block(fitter, state, x, weights, block_end)
                 done = int(advanced.n_iter) - n_iter
-                state = advanced
-                blocks.append(np.asarray(values)[:done])
-                n_iter += done
+                # At once, so that Ctrl-C finds a state and the trace of that state.
+                state, n_iter, blocks = (
+                    advanced, n_iter + done, [*blocks, np.asarray(values)[:done]]
+                )  # fmt: skip
                 bar.update(done, state)
+                journal.keep(state, blocks)
                 if callback is not None and callback(state) is True:
                     interrupted = True
-                if interrupted or not bool(state.status == Status.running):
+                if interrupted:
                     break
                 each = (time.perf_counter() - began) / max(done, 1)
                 steps = int(np.clip(_BLOCK_SECONDS / each, 1, _BLOCK_STEPS))
         except KeyboardInterrupt:
             interrupted = True
+        finally:
+            journal.end(state, blocks)
     result = _end(fitter, state, x, weights)
     history = np.concatenate([np.zeros((0, *np.shape(state.log_likelihood)), x.dtype), *blocks])
     # In NumPy: as a JAX array each length would be a program of its own.

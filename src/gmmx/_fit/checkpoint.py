@@ -1,0 +1,286 @@
+"""A fit that is killed goes on where it was, with the same result as if it had not been."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import time
+import types
+import warnings
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import Array, PRNGKeyArray
+
+from .._files import FileError, from_json, read_tensors, write_tensors
+from .._mixture import GaussianMixture
+from .result import FitWarning
+
+if TYPE_CHECKING:
+    from .base import AbstractFitter, FitState
+
+_FORMAT = "gmmx.Checkpoint"
+_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """Where a fit keeps its state, so that the same call resumes it.
+
+    `fitter.fit(x, gmm, checkpoint=gmmx.Checkpoint("fit.ckpt"))` begins a fit and writes its whole
+    state to the file now and then. Run again after it was killed, it goes on from there, and the
+    result is the same to the last bit. Once the fit has ended the same call returns its result;
+    with a larger `max_iter` it goes on. To begin anew, delete the file.
+
+    **Arguments:**
+
+    - `path`: the file, in safetensors. It is replaced whole or not at all.
+    - `every`: seconds between two writings, at the least. The beginning and the end of the fit
+        are always written, and so is Ctrl-C.
+    """
+
+    path: str | os.PathLike[str]
+    every: float = 60.0
+
+    def __post_init__(self):
+        if not self.every >= 0:
+            raise ValueError(f"every={self.every!r}; a number of seconds was wanted.")
+
+
+class Journal:
+    """The checkpoint of one fit; without a `Checkpoint` it does nothing."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint | None,
+        fitter: "AbstractFitter",
+        x: Array,
+        gmm: GaussianMixture,
+        weights: Array | None,
+        key: PRNGKeyArray,
+    ):
+        self._checkpoint = checkpoint
+        if checkpoint is None:
+            return
+        self._arguments = fitter, x, gmm, weights, key
+        self._identity = {
+            "fitter": _describe(fitter),
+            "x": _digest(x),
+            "start": [gmm.covariance_type, *map(_digest, jax.tree.leaves(gmm))],
+            "weights": None if weights is None else _digest(weights),
+            "key": _digest(key),
+        }
+        self._last = time.monotonic()
+
+    def resume(self) -> "tuple[FitState, list[np.ndarray]] | None":
+        """The state and the likelihoods up to it; None where nothing has been kept yet.
+
+        **Raises:** `FileError` where the file is of another fit, or of none.
+        """
+        if self._checkpoint is None or not Path(self._checkpoint.path).exists():
+            return None
+        path = self._checkpoint.path
+        arrays, metadata = read_tensors(path, _FORMAT, _VERSION)
+        _check_same(path, from_json(path, metadata, "identity"), self._identity)
+        fitter, *rest = self._arguments
+        key = rest[-1]
+        like = eqx.filter_eval_shape(fitter.init, *rest)
+        history = arrays.pop("history", None)
+        leaves, treedef = jax.tree_util.tree_flatten_with_path(like)
+        wanted = {_name(at): leaf for at, leaf in leaves if _is_stored(leaf)}
+        if history is None or wanted.keys() != arrays.keys():
+            raise _of_another_version(path, metadata)
+        filled = []
+        for at, leaf in leaves:
+            if _is_stored(leaf):
+                leaf = _decode(arrays[_name(at)], leaf, key)
+            if leaf is None:
+                raise _of_another_version(path, metadata)
+            filled.append(leaf)
+        state = jax.tree_util.tree_unflatten(treedef, filled)
+        if history.shape != (int(state.n_iter), *state.log_likelihood.shape):
+            raise FileError(path, "its trace is not as long as the fit it is of. Delete it.")
+        return state, [history]
+
+    def begin(self, state: "FitState") -> None:
+        """Write the first state: what would fail at every writing fails before the fit."""
+        if self._checkpoint is not None:
+            self._write(state, [])
+
+    def keep(self, state: "FitState", blocks: Sequence[np.ndarray]) -> None:
+        """Write the state if it is time to."""
+        if self._checkpoint is not None and (
+            time.monotonic() - self._last >= self._checkpoint.every
+        ):
+            self.end(state, blocks)
+
+    def end(self, state: "FitState", blocks: Sequence[np.ndarray]) -> None:
+        """Write the state. A fit is not given up for a full disk: that warns."""
+        if self._checkpoint is None:
+            return
+        try:
+            self._write(state, blocks)
+        except OSError as error:
+            warnings.warn(f"the checkpoint was not written: {error}", FitWarning, stacklevel=4)
+
+    def _write(self, state: "FitState", blocks: Sequence[np.ndarray]) -> None:
+        assert self._checkpoint is not None
+        leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(state, eqx.is_array))
+        arrays = {_name(at): _encode(leaf) for at, leaf in leaves}
+        empty = np.zeros((0, *state.log_likelihood.shape), state.log_likelihood.dtype)
+        arrays["history"] = np.concatenate([empty, *blocks])
+        metadata = {
+            "format": _FORMAT,
+            "format_version": str(_VERSION),
+            "gmmx_version": version("gmmx"),
+            "identity": json.dumps(self._identity),
+        }
+        write_tensors(self._checkpoint.path, arrays, metadata)
+        self._last = time.monotonic()
+
+
+# The leaves of a state
+
+
+def _name(at: tuple[Any, ...]) -> str:
+    return "state" + jax.tree_util.keystr(at)
+
+
+def _is_stored(leaf: Any) -> bool:
+    return isinstance(leaf, jax.ShapeDtypeStruct)
+
+
+def _is_key(leaf: Any) -> bool:
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _encode(leaf: Array | np.ndarray) -> np.ndarray:
+    """A leaf as an array of a dtype that NumPy itself has."""
+    value = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+    # bfloat16 and its like, which an optimiser may keep its averages in, as their bytes.
+    return value[..., None].view(np.uint8) if value.dtype.kind == "V" else value
+
+
+def _decode(value: np.ndarray, like: jax.ShapeDtypeStruct, key: PRNGKeyArray) -> Array | None:
+    """The leaf; None where it is not such a one."""
+    if _is_key(like):
+        impl = jax.random.key_impl(key)
+        wanted = jax.eval_shape(jax.random.key_data, like)
+        return jax.random.wrap_key_data(value, impl=impl) if _fits(value, wanted) else None
+    if like.dtype.kind == "V" and value.dtype == np.uint8:
+        value = value.view(like.dtype)[..., 0]
+    return jax.device_put(value) if _fits(value, like) else None
+
+
+def _fits(value: np.ndarray, like: Any) -> bool:
+    return value.shape == like.shape and value.dtype == like.dtype
+
+
+def _of_another_version(path: Any, metadata: Mapping[str, str]) -> FileError:
+    writer = metadata.get("gmmx_version", "an unknown version")[:40]
+    return FileError(
+        path,
+        f"the state in it, of gmmx {writer}, is not one of this fitter here. Resume with the "
+        "versions of gmmx and Optax that it was begun with, or delete the file to begin anew.",
+    )
+
+
+# Which fit it is of
+
+
+def _digest(value: Array | np.ndarray) -> str:
+    """Dtype, shape and a hash of all bytes: less work than one step of the fit."""
+    array = np.ascontiguousarray(_encode(value))
+    short = hashlib.blake2b(memoryview(array.reshape(-1)).cast("B"), digest_size=12).hexdigest()
+    return f"{value.dtype} {value.shape} {short}"
+
+
+def _check_same(path: Any, kept: Any, now: Mapping[str, Any]) -> None:
+    """Refuse to go on with other data or other settings."""
+    if not isinstance(kept, dict):
+        raise FileError(path, "its header's 'identity' is damaged.")
+    # Through JSON, as what was kept has gone.
+    now = json.loads(json.dumps(now))
+    if kept == now:
+        return
+    causes = []
+    old, new = kept.get("fitter"), now["fitter"]
+    if isinstance(old, dict) and old != new:
+        names = [name for name in {**new, **old} if old.get(name) != new.get(name)]
+        causes += [f"{name} was {_brief(old.get(name))}, is {_brief(new.get(name))}"
+                   for name in names]  # fmt: skip
+    told = {
+        "x": "the data", "start": "the starting mixture", "weights": "the sample weights",
+        "key": "the key",
+    }  # fmt: skip
+    causes += [f"{label} differ" for name, label in told.items() if kept.get(name) != now[name]]
+    raise FileError(
+        path,
+        f"it is the checkpoint of another fit ({'; '.join(causes)}). To resume that one call fit "
+        "with what it was begun with; to begin anew, delete the file or give another path.",
+    )
+
+
+def _brief(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def _describe(value: Any, above: tuple[int, ...] = ()) -> Any:
+    """What decides how a fitter acts, as JSON, the same in every process.
+
+    Optax's optimisers are functions that hold their settings in closures, so these are looked
+    into.
+    """
+    if value is None or isinstance(value, str | bool):
+        return value
+    if isinstance(value, np.ndarray | jax.Array) and value.shape:
+        return _digest(value)
+    if isinstance(value, int | float | np.number | np.ndarray | jax.Array):
+        # As 40 is 40.0: Optax's schedules make the one the other as they first run.
+        return repr(complex(value)) if np.iscomplexobj(value) else repr(float(value))
+    if id(value) in above:
+        return "itself"
+    within = functools.partial(_describe, above=(*above, id(value)))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: within(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"fitter": _qualified(type(value)), **fields}
+    if isinstance(value, Mapping):
+        return {str(name): within(item) for name, item in value.items()}
+    if isinstance(value, frozenset | set):
+        return sorted(str(within(item)) for item in value)
+    if isinstance(value, Sequence):
+        return [within(item) for item in value]
+    if isinstance(value, functools.partial):
+        return [within(value.func), within(value.args), within(value.keywords)]
+    if isinstance(value, types.MethodType):
+        return [within(value.__func__), within(value.__self__)]
+    if isinstance(value, types.FunctionType):
+        return _describe_function(value, within)
+    return _qualified(value if isinstance(value, type) else type(value))
+
+
+def _describe_function(function: types.FunctionType, within: Any) -> Any:
+    code = function.__code__
+    constants = [c for c in code.co_consts if not isinstance(c, types.CodeType)]
+    body = code.co_code + json.dumps(within(constants)).encode()
+    short = hashlib.blake2b(body, digest_size=6).hexdigest()
+    held = [*(function.__defaults__ or ()), *map(_content, function.__closure__ or ())]
+    return [f"{_qualified(function)} {short}", *map(within, held)]
+
+
+def _content(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # empty as yet
+        return None
+
+
+def _qualified(value: Any) -> str:
+    return f"{value.__module__}.{value.__qualname__}"
