@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -88,7 +89,7 @@ def test_a_killed_fit_resumes(which, x, start, path, tmp_path):
     data = tmp_path / "x.npy"
     np.save(data, x)
     program = PROGRAM.format(
-        tests=os.path.dirname(__file__), data=str(data), which=which, path=str(path)
+        tests=str(Path(__file__).parent), data=str(data), which=which, path=str(path)
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr

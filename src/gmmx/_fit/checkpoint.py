@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
@@ -88,9 +89,8 @@ class Journal:
         path = self._checkpoint.path
         arrays, metadata = read_tensors(path, _FORMAT, _VERSION)
         _check_same(path, from_json(path, metadata, "identity"), self._identity)
-        fitter, *rest = self._arguments
-        key = rest[-1]
-        like = eqx.filter_eval_shape(fitter.init, *rest)
+        fitter, x, gmm, weights, key = self._arguments
+        like = eqx.filter_eval_shape(fitter.init, x, gmm, weights, key)
         history = arrays.pop("history", None)
         leaves, treedef = jax.tree_util.tree_flatten_with_path(like)
         wanted = {_name(at): leaf for at, leaf in leaves if _is_stored(leaf)}
@@ -157,7 +157,7 @@ def _is_stored(leaf: Any) -> bool:
 
 
 def _is_key(leaf: Any) -> bool:
-    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _encode(leaf: Array | np.ndarray) -> np.ndarray:
@@ -172,7 +172,9 @@ def _decode(value: np.ndarray, like: jax.ShapeDtypeStruct, key: PRNGKeyArray) ->
     if _is_key(like):
         impl = jax.random.key_impl(key)
         wanted = jax.eval_shape(jax.random.key_data, like)
-        return jax.random.wrap_key_data(value, impl=impl) if _fits(value, wanted) else None
+        if not _fits(value, wanted):
+            return None
+        return jax.random.wrap_key_data(jnp.asarray(value), impl=impl)
     if like.dtype.kind == "V" and value.dtype == np.uint8:
         value = value.view(like.dtype)[..., 0]
     return jax.device_put(value) if _fits(value, like) else None
@@ -197,7 +199,7 @@ def _of_another_version(path: Any, metadata: Mapping[str, str]) -> FileError:
 def _digest(value: Array | np.ndarray) -> str:
     """Dtype, shape and a hash of all bytes: less work than one step of the fit."""
     array = np.ascontiguousarray(_encode(value))
-    short = hashlib.blake2b(memoryview(array.reshape(-1)).cast("B"), digest_size=12).hexdigest()
+    short = hashlib.blake2b(array.data, digest_size=12).hexdigest()
     return f"{value.dtype} {value.shape} {short}"
 
 

@@ -1,0 +1,38 @@
+"""The command `gmmx`.
+
+A package beside the library, since whatever stands inside it can only be imported with JAX, and
+help should not take a second. It uses the library as any other program would.
+"""
+
+import sys
+import warnings
+from typing import Any
+
+
+def main() -> None:
+    """Run the command. Exit status 0: done; 1: the fit failed; 2: bad data, files or usage."""
+    try:
+        from .commands import app
+    except ImportError as error:
+        return _end(2, f'the command line needs {error.name}: pip install "gmmx[cli]"')
+    warnings.showwarning = _show_warning
+    try:
+        app(prog_name="gmmx")
+    # What the library and the system say of a caller's mistake, whose messages are for people.
+    except (ValueError, OSError) as error:
+        _end(2, str(error))
+    except RuntimeError as error:
+        from gmmx import FitError
+
+        if not isinstance(error, FitError):
+            raise
+        _end(1, str(error).removesuffix(" (The exception's `result` holds the model.)"))
+
+
+def _end(status: int, message: str) -> Any:
+    sys.stderr.write(f"gmmx: {message}\n")
+    sys.exit(status)
+
+
+def _show_warning(message: Warning | str, *_: Any) -> None:
+    sys.stderr.write(f"gmmx: {message}\n")

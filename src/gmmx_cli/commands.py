@@ -1,0 +1,391 @@
+"""What the command `gmmx` does: one function for each of its sub-commands.
+
+JAX, the library and the readers of files are imported when a command runs, not for its help.
+"""
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from . import reports
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    import gmmx
+
+
+app = typer.Typer(
+    name="gmmx",
+    help="Gaussian mixtures: fit them to data, choose among them, and use them.",
+    epilog="DATA is a .csv, .tsv, .parquet, .npy or .npz file, or - for CSV from the standard "
+    "input. Results go to the standard output, progress and messages to the standard error.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_DATA = "The data: .csv, .tsv, .parquet, .npy or .npz; - for CSV from the standard input."
+Data = Annotated[str, typer.Argument(metavar="DATA", help=_DATA, show_default=False)]
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A model that fit has written.", show_default=False)
+]
+Columns = Annotated[
+    str | None,
+    typer.Option(metavar="A,B,…", help="The columns to use, by name; of .npy by number, from 0."),
+]
+Array = Annotated[str | None, typer.Option(metavar="NAME", help="Which array of an .npz.")]
+Weights = Annotated[
+    str | None, typer.Option(metavar="COLUMN", help="How often each row counts, as a column.")
+]
+Trainer = Annotated[
+    Literal["em", "gradient"],
+    typer.Option(help="Expectation–maximisation, or gradient descent (Adam)."),
+]
+Tol = Annotated[
+    float | None,
+    typer.Option(help="Converged when the mean log-likelihood changes by less. (em: 0.001, "
+                 "gradient: 0.0001)"),
+]  # fmt: skip
+MaxIter = Annotated[int | None, typer.Option(help="The most steps. (em: 100, gradient: 2000)")]
+RegCovar = Annotated[
+    float, typer.Option(help="Added to the variances, in the squared units of the data.")
+]
+Seed = Annotated[int, typer.Option(help="For whatever is drawn at random.")]
+Starts = Annotated[int, typer.Option("--n-init", min=1, help="Starts; the likeliest is kept.")]
+Dtype = Annotated[Literal["float32", "float64"], typer.Option(help="The numbers to compute in.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+ModelOut = Annotated[
+    str | None,
+    typer.Option("--out", "-o", metavar="FILE", help="Write the model, as .safetensors."),
+]
+RowsOut = Annotated[
+    str | None,
+    typer.Option("--out", "-o", metavar="FILE",
+                 help="Write to a .csv, .tsv, .parquet or .npy instead of printing CSV."),
+]  # fmt: skip
+
+
+@app.command()
+def fit(
+    data: Data,
+    components: Annotated[
+        int, typer.Option("--components", "-k", min=1, help="How many.", show_default=False)
+    ],
+    covariance: Annotated[
+        str, typer.Option(help="The structure: full, tied, diag, spherical, …")
+    ] = "full",
+    trainer: Trainer = "em",
+    columns: Columns = None,
+    weights: Weights = None,
+    array: Array = None,
+    tol: Tol = None,
+    max_iter: MaxIter = None,
+    reg_covar: RegCovar = 1e-6,
+    n_init: Starts = 1,
+    seed: Seed = 0,
+    dtype: Dtype = "float32",
+    out: ModelOut = None,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Keep the fit's state; the same command resumes it."),
+    ] = None,
+    plot: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Draw the components over the data.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Fit a mixture to data.
+
+    Example: gmmx fit measurements.csv -k 3 --columns height,width --out model.safetensors
+    """
+    from .tables import check_folder, check_output
+
+    check_output(out, ".safetensors")
+    for path in (checkpoint, plot):
+        check_folder(path)
+    gmmx, jax = _library(dtype)
+    draw = reports.plotting() if plot else None
+    names, x, counts = _data(data, array, columns, weights)
+    fit_key, start_key = jax.random.split(jax.random.key(seed))
+    x = jax.numpy.asarray(x, dtype)
+    # Refused by the library where there are fewer rows than components.
+    start = gmmx.initialize(x, components, covariance, key=start_key, weights=counts)
+    fitter: Any = _fitter(gmmx, trainer, tol, max_iter, reg_covar)
+    if n_init > 1:
+        fitter = gmmx.Restarts(fitter, n_init)
+    _say(f"{len(x)} rows of {', '.join(names[:8])}{', …' * (len(names) > 8)}")
+    result = fitter.fit(
+        x, start, weights=counts, key=fit_key, progress=_has_progress(),
+        checkpoint=None if checkpoint is None else gmmx.Checkpoint(checkpoint),
+    )  # fmt: skip
+    if out is not None:
+        gmmx.save(out, result.gmm, feature_names=names)
+        _say(f"the model is in {out}")
+    if plot and draw is not None:
+        draw.components(result.gmm, x, names, plot)
+        _say(f"the picture is in {plot}")
+    # The criteria count rows, and weights leave open how many those are.
+    report = reports.of_fit(gmmx, result, None if weights else x, names, trainer)
+    reports.show(report, json, reports.fit_text)
+
+
+@app.command()
+def predict(
+    model: Model,
+    data: Data,
+    proba: Annotated[
+        bool, typer.Option("--proba", help="The probability of each component instead.")
+    ] = False,
+    columns: Columns = None,
+    array: Array = None,
+    out: RowsOut = None,
+) -> None:
+    """The most probable component of each row.
+
+    Example: gmmx predict model.safetensors measurements.csv --out labels.csv
+    """
+    from .tables import check_output, write
+
+    check_output(out)
+    gmm, x = _model_and_data(model, data, columns, array)
+    if proba:
+        values = gmm.predict_proba(x)
+        rows = {f"component_{k}": values[:, k] for k in range(gmm.n_components)}
+    else:
+        rows = {"component": gmm.predict(x)}
+    write(rows, out)
+
+
+@app.command()
+def score(
+    model: Model,
+    data: Data,
+    per_row: Annotated[
+        bool, typer.Option("--per-row", help="The log-density of each row instead.")
+    ] = False,
+    columns: Columns = None,
+    array: Array = None,
+    out: RowsOut = None,
+    json: Json = False,
+) -> None:
+    """How well a model describes data: log-likelihood, AIC, BIC, ICL.
+
+    Example: gmmx score model.safetensors new.csv
+    """
+    from .tables import check_output, write
+
+    check_output(out)
+    if out is not None and not per_row:
+        raise typer.BadParameter("it is for the rows of --per-row.", param_hint="--out")
+    gmm, x = _model_and_data(model, data, columns, array)
+    if per_row:
+        write({"log_density": gmm.log_prob(x)}, out)
+        return
+    report = {"n_samples": len(x), "log_likelihood": float(gmm.score(x))}
+    reports.show(report | reports.criteria(gmm, x), json, reports.score_text)
+
+
+@app.command()
+def sample(
+    model: Model,
+    rows: Annotated[int, typer.Option("--rows", "-n", min=1, help="How many rows.")] = 100,
+    seed: Seed = 0,
+    labels: Annotated[
+        bool, typer.Option("--labels", help="Add a column, component, that each row is from.")
+    ] = False,
+    out: RowsOut = None,
+) -> None:
+    """Draw rows from a model.
+
+    Example: gmmx sample model.safetensors -n 1000 --seed 7 --out new.parquet
+    """
+    from .tables import check_output, write
+
+    check_output(out)
+    gmm, header = _model(model)
+    import jax
+
+    drawn, components = gmm.sample_with_labels(rows, key=jax.random.key(seed))
+    columns = {name: drawn[:, i] for i, name in enumerate(_names(gmm, header))}
+    write(columns | ({"component": components} if labels else {}), out)
+
+
+@app.command()
+def select(
+    data: Data,
+    components: Annotated[
+        str, typer.Option("--components", "-k", metavar="RANGE", help="Such as 1-10, or 2,4,8.")
+    ] = "1-9",
+    covariance: Annotated[
+        str, typer.Option(metavar="A,B,…", help="The structures to try.")
+    ] = "full,tied,diag,spherical",
+    criterion: Annotated[
+        Literal["bic", "icl", "aic", "held_out"],
+        typer.Option(help="What to choose by; held_out is the likelihood of rows left out."),
+    ] = "bic",
+    trainer: Trainer = "em",
+    columns: Columns = None,
+    weights: Weights = None,
+    array: Array = None,
+    tol: Tol = None,
+    max_iter: MaxIter = None,
+    reg_covar: RegCovar = 1e-6,
+    n_init: Starts = 1,
+    seed: Seed = 0,
+    dtype: Dtype = "float32",
+    out: ModelOut = None,
+    plot: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Draw the criterion as curves.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Choose the number of components and the structure.
+
+    Example: gmmx select measurements.csv -k 1-10 --criterion bic --out best.safetensors
+    """
+    from .tables import check_folder, check_output
+
+    check_output(out, ".safetensors")
+    check_folder(plot)
+    sizes = _range(components)
+    gmmx, jax = _library(dtype)
+    draw = reports.plotting() if plot else None
+    names, x, counts = _data(data, array, columns, weights)
+    x = jax.numpy.asarray(x, dtype)
+    selection = gmmx.select(
+        x, sizes, covariance.split(","), criterion=criterion, weights=counts,
+        fitter=_fitter(gmmx, trainer, tol, max_iter, reg_covar), n_init=n_init,
+        key=jax.random.key(seed), callback=lambda row: _say(
+            f"{row.covariance_type}, {row.n_components}: {criterion} {getattr(row, criterion):.6g}"
+        ),
+    )  # fmt: skip
+    best = selection.best
+    if out is not None:
+        gmmx.save(out, best.gmm, feature_names=names)
+        _say(f"the best model is in {out}")
+    if plot and draw is not None:
+        draw.selection(selection, plot)
+        _say(f"the picture is in {plot}")
+    reports.show(reports.of_selection(selection), json, lambda _: str(selection))
+
+
+@app.command()
+def info(model: Model, json: Json = False) -> None:
+    """What a model file holds.
+
+    Example: gmmx info model.safetensors
+    """
+    gmm, header = _model(model)
+    names = _names(gmm, header)
+    report = header | reports.of_model(gmm, names)
+    reports.show(report, json, reports.info_text)
+
+
+# What the commands share
+
+
+def _say(message: str) -> None:
+    sys.stderr.write(f"gmmx: {message}\n")
+
+
+def _has_progress() -> bool:
+    """Whether somebody is watching, and the bar is installed."""
+    import importlib.util
+
+    return sys.stderr.isatty() and importlib.util.find_spec("tqdm") is not None
+
+
+def _library(dtype: str) -> tuple[Any, Any]:
+    """gmmx and jax, set to compute in this dtype."""
+    import jax
+
+    jax.config.update("jax_enable_x64", dtype == "float64")
+    import gmmx
+
+    return gmmx, jax
+
+
+def _fitter(
+    gmmx: Any, trainer: str, tol: float | None, max_iter: int | None, reg_covar: float
+) -> Any:
+    """The trainer, with its own defaults for what was not given."""
+    given = {"tol": tol, "max_iter": max_iter, "reg_covar": reg_covar}
+    settings = {name: value for name, value in given.items() if value is not None}
+    return {"em": gmmx.EMFitter, "gradient": gmmx.GradientFitter}[trainer](**settings)
+
+
+def _range(text: str) -> list[int]:
+    """1-10, or 2,4,8, or both: 1-4,8."""
+    sizes: list[int] = []
+    try:
+        for part in text.split(","):
+            first, _, last = part.partition("-")
+            sizes += range(int(first), int(last or first) + 1)
+    except ValueError:
+        sizes = []
+    if not sizes or min(sizes) < 1:
+        raise typer.BadParameter(f"{text!r}; 1-10 or 2,4,8 was wanted.", param_hint="--components")
+    return sizes
+
+
+def _split(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",")]
+
+
+def _data(
+    source: str, array: str | None, columns: str | None, weights: str | None
+) -> tuple[list[str], "np.ndarray", "np.ndarray | None"]:
+    """The features' names, the features and the weights."""
+    from . import tables
+
+    table = tables.read(source, array)
+    names = _split(columns) or [name for name in table.columns if name != weights]
+    counts = None if weights is None else table.numbers([weights])[:, 0]
+    return names, table.numbers(names), counts
+
+
+def _model(path: str) -> tuple["gmmx.GaussianMixture", dict[str, Any]]:
+    """The model and its header, in the dtype that it was written in."""
+    import jax
+
+    # Before anything is computed, so that a model of float64 is not rounded.
+    jax.config.update("jax_enable_x64", True)
+    from gmmx import _io
+
+    return _io.read(path)
+
+
+def _names(gmm: "gmmx.GaussianMixture", header: dict[str, Any]) -> list[str]:
+    return header["feature_names"] or [str(i) for i in range(gmm.n_features)]
+
+
+def _model_and_data(
+    model: str, data: str, columns: str | None, array: str | None
+) -> tuple["gmmx.GaussianMixture", "np.ndarray"]:
+    """The model, and the columns that it was fitted to."""
+    from . import tables
+
+    gmm, header = _model(model)
+    table = tables.read(data, array)
+    names = _split(columns)
+    if names is None:
+        fitted = header["feature_names"]
+        if fitted is not None and set(fitted) <= set(table.columns):
+            names = fitted
+        elif fitted is not None and table.named and fitted != [str(i) for i in range(len(fitted))]:
+            raise ValueError(
+                f"the model was fitted to the columns {', '.join(fitted)}, and {data} has "
+                f"{', '.join(table.columns)}. Name those to use instead, in the model's order: "
+                "--columns"
+            )
+        else:
+            names = table.columns
+    x = table.numbers(names)
+    if x.shape[1] != gmm.n_features:
+        raise ValueError(
+            f"{data} has {x.shape[1]} columns, and the model is of {gmm.n_features} features. "
+            "Name those to use: --columns"
+        )
+    return gmm, x

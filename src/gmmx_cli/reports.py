@@ -1,0 +1,161 @@
+"""Results as text for people, as JSON for programs, and as pictures."""
+
+import json
+import math
+import sys
+from collections.abc import Callable
+from typing import Any
+
+# Columns of a table of components; --json has them all.
+_MOST = 6
+
+
+def show(report: dict[str, Any], as_json: bool, text: Callable[[dict[str, Any]], str]) -> None:
+    """Print a report to the standard output."""
+    content = json.dumps(_plain(report), allow_nan=False, indent=2) if as_json else text(report)
+    sys.stdout.write(content + "\n")
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has: lists and numbers, with null for NaN and infinity."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def of_model(gmm: Any, names: list[str]) -> dict[str, Any]:
+    """What a mixture consists of."""
+    return {
+        "covariance_type": gmm.covariance_type,
+        "n_components": gmm.n_components,
+        "n_features": gmm.n_features,
+        "n_parameters": gmm.n_parameters,
+        "feature_names": names,
+        "weights": gmm.weights,
+        "means": gmm.means,
+        "covariances": gmm.covariances,
+    }
+
+
+def of_fit(gmmx: Any, result: Any, x: Any, names: list[str], trainer: str) -> dict[str, Any]:
+    """How a fit went and what came of it."""
+    return {
+        "trainer": trainer,
+        "converged": bool(result.converged),
+        "message": gmmx.Status[result.status],
+        "n_iter": int(result.n_iter),
+        "log_likelihood": float(result.log_likelihood),
+        **(criteria(result.gmm, x) if x is not None else {}),
+        **of_model(result.gmm, names),
+    }
+
+
+def criteria(gmm: Any, x: Any) -> dict[str, Any]:
+    """AIC, BIC and ICL of a mixture on these rows."""
+    return {name: float(getattr(gmm, name)(x)) for name in ("aic", "bic", "icl")}
+
+
+def of_selection(selection: Any) -> dict[str, Any]:
+    """The table, row by row, and the best of it."""
+    table = selection.to_dict()
+    rows = [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)]
+    best = rows[selection.candidates.index(selection.best)]
+    return {"criterion": selection.criterion, "best": best, "candidates": rows}
+
+
+# Text
+
+
+def _pairs(values: dict[str, str]) -> str:
+    width = max(map(len, values))
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in values.items())
+
+
+def _components(report: dict[str, Any]) -> str:
+    """A table of the weights and means."""
+    names = report["feature_names"]
+    headings = ["component", "weight", *(f"mean {name}" for name in names[:_MOST])]
+    weights, means = report["weights"].tolist(), report["means"].tolist()
+    rows = [
+        [str(k), f"{weights[k]:.4f}", *(f"{value:.6g}" for value in means[k][:_MOST])]
+        for k in range(len(weights))
+    ]
+    widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
+    lines = [
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        for row in [headings, *rows]
+    ]
+    if len(names) > _MOST:
+        lines.append(f"… and {len(names) - _MOST} more features; --json has all")
+    return "\n".join(lines)
+
+
+def _size(report: dict[str, Any]) -> str:
+    k, d = report["n_components"], report["n_features"]
+    return (
+        f"{k} component{'s' * (k > 1)}, {report['covariance_type']}, of {d} "
+        f"feature{'s' * (d > 1)}; {report['n_parameters']} parameters"
+    )
+
+
+def fit_text(report: dict[str, Any]) -> str:
+    """A fit in words."""
+    ended = "converged" if report["converged"] else "not converged"
+    pairs = {
+        "mixture": _size(report),
+        "fit": f"{ended} after {report['n_iter']} steps ({report['trainer']})",
+    }
+    return f"{_pairs(pairs | _criteria(report))}\n\n{_components(report)}"
+
+
+def score_text(report: dict[str, Any]) -> str:
+    """A score in words."""
+    return _pairs({"rows": str(report["n_samples"])} | _criteria(report))
+
+
+def _criteria(report: dict[str, Any]) -> dict[str, str]:
+    known = {name: f"{report[name]:.2f}" for name in ("aic", "bic", "icl") if name in report}
+    return {"log-likelihood": f"{report['log_likelihood']:.6f} nats a row"} | {
+        name.upper(): value for name, value in known.items()
+    }
+
+
+def info_text(report: dict[str, Any]) -> str:
+    """A model file in words."""
+    pairs = {
+        "mixture": _size(report),
+        "dtype": report["dtype"],
+        "written by": f"gmmx {report['gmmx_version']}, format {report['format_version']}",
+    }
+    return f"{_pairs(pairs)}\n\n{_components(report)}"
+
+
+# Pictures
+
+
+def plotting() -> Any:
+    """What draws, or an error before any work is done."""
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise ValueError('--plot needs matplotlib: pip install "gmmx[plot]"') from error
+    # Without a window, whatever the system has.
+    matplotlib.use("Agg")
+    return _Pictures()
+
+
+class _Pictures:
+    def components(self, gmm: Any, x: Any, names: list[str], path: str) -> None:
+        """The components over the data."""
+        import gmmx.plot
+
+        axes = gmmx.plot.components(gmm, x)
+        axes.figure.savefig(path, dpi=150, bbox_inches="tight")
+
+    def selection(self, selection: Any, path: str) -> None:
+        """The criterion as curves."""
+        selection.plot().figure.savefig(path, dpi=150, bbox_inches="tight")

@@ -1,0 +1,243 @@
+"""Columns of numbers in files: read with the mistakes named, written by the name's ending."""
+
+import dataclasses
+import io
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+_READ = ".csv, .tsv, .txt, .parquet, .npy or .npz"
+_WRITTEN = ".csv, .tsv, .parquet or .npy"
+# Beside an empty cell; "nan" in any writing is read as a number.
+_MISSING = ["NA", "N/A", "null", "NULL", "None"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Named columns; an array without names has 0, 1, 2, …"""
+
+    source: str
+    frame: pl.DataFrame
+    named: bool
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns' names"""
+        return self.frame.columns
+
+    def numbers(self, names: list[str]) -> np.ndarray:
+        """The columns of these names, `(n, d)` in float64.
+
+        **Raises:** `ValueError` for a column that is missing, holds text or has gaps.
+        """
+        absent = [name for name in names if name not in self.columns]
+        if absent:
+            raise ValueError(
+                f"{self.source} has no column {_listed(absent)}. It has {_listed(self.columns)}."
+            )
+        if not names:
+            raise ValueError(f"{self.source}: no columns are left.")
+        if not len(self.frame):
+            raise ValueError(f"{self.source} has no rows.")
+        columns = {name: _numeric(self.frame[name]) for name in names}
+        text = [name for name, column in columns.items() if column is None]
+        if text:
+            candidates = [name for name in self.columns if _numeric(self.frame[name]) is not None]
+            fix = f" --columns {','.join(candidates)}" if candidates else ""
+            raise ValueError(
+                f"{self.source}: column {_listed(text)} holds {_example(self.frame[text[0]])}, "
+                f"which is no number. Choose the columns to use:{fix or ' none holds numbers'}"
+            )
+        for name, column in columns.items():
+            self._check_gaps(name, column)
+        return np.stack([column.to_numpy() for column in columns.values()], axis=1)  # pyright: ignore[reportOptionalMemberAccess]
+
+    def _check_gaps(self, name: str, column: Any) -> None:
+        gaps = column.is_null() | ~column.is_finite().fill_null(True)
+        if gaps.any():
+            first = int(gaps.arg_max()) + 1
+            raise ValueError(
+                f"{self.source}: column {name!r} is empty, NaN or infinite in {gaps.sum()} of "
+                f"{len(gaps)} rows, the first row {first}. Drop those rows or fill them in first."
+            )
+
+
+def _numeric(column: pl.Series) -> pl.Series | None:
+    """The column in float64, or None where it does not hold numbers."""
+    if column.dtype == pl.String:
+        column = column.str.strip_chars()
+    elif not (column.dtype.is_numeric() or column.dtype in (pl.Boolean, pl.Null)):
+        return None
+    try:
+        return column.cast(pl.Float64)
+    except pl.exceptions.PolarsError:
+        return None
+
+
+def _example(column: pl.Series) -> str:
+    """The first value that is no number, and where."""
+    if column.dtype != pl.String:
+        return f"values of type {column.dtype}"
+    bad = column.str.strip_chars().cast(pl.Float64, strict=False).is_null() & column.is_not_null()
+    row = int(bad.arg_max() or 0)
+    return f"{column[row][:40]!r} in row {row + 1}"
+
+
+def _listed(names: list[str], most: int = 12) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(repr, names[:most])) + more
+
+
+# Reading
+
+
+def read(source: str, array: str | None = None) -> Table:
+    """The table in a file, by the ending of its name; `-` is CSV from the standard input.
+
+    **Arguments:**
+
+    - `array`: which one of an .npz.
+    """
+    if source == "-":
+        return _named("the standard input", _csv("the standard input", sys.stdin.buffer.read()))
+    path = Path(source)
+    if path.is_dir():
+        raise ValueError(f"{source} is a folder; name a file in it.")
+    if not path.exists():
+        raise ValueError(f"there is no file {source}.")
+    # Of .csv.gz the inner ending; Polars sees by itself that it is compressed.
+    suffix = Path(path.stem).suffix if path.suffix in (".gz", ".zst") else path.suffix
+    match suffix.lower():
+        case ".csv" | ".txt":
+            return _named(source, _csv(source, path.read_bytes()))
+        case ".tsv":
+            return _named(source, _csv(source, path.read_bytes(), "\t"))
+        case ".parquet" | ".pq":
+            return _named(source, _parquet(path))
+        case ".npy" | ".npz":
+            return _unnamed(source, _numpy(path, array))
+    raise ValueError(f"{source} ends in {path.suffix!r}; {_READ} was wanted. Convert it first.")
+
+
+def _named(source: str, frame: pl.DataFrame) -> Table:
+    return Table(source, frame, named=True)
+
+
+def _csv(source: str, content: bytes, separator: str = ",") -> pl.DataFrame:
+    try:
+        frame = pl.read_csv(
+            content, separator=separator, infer_schema_length=None, null_values=_MISSING
+        )
+    except pl.exceptions.NoDataError as error:
+        raise ValueError(f"{source} is empty.") from error
+    except pl.exceptions.PolarsError as error:
+        raise ValueError(f"{source} cannot be read as CSV: {_reason(error)}") from error
+    # Spaces after the commas are nobody's intention.
+    frame = frame.rename({name: name.strip() for name in frame.columns})
+    if frame.columns and all(_is_number(name) for name in frame.columns):
+        raise ValueError(
+            f"{source} begins with a row of numbers; a first row of column names was wanted. Put "
+            "one there, or save the numbers as .npy."
+        )
+    return frame
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).split("\n")[0]
+    if "more fields" in text:
+        return "a row has more fields than the first one."
+    return text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text.split("_duplicated_")[0])
+    except ValueError:
+        return False
+    return True
+
+
+def _parquet(path: Path) -> pl.DataFrame:
+    try:
+        return pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise ValueError(f"{path} cannot be read as Parquet: {_reason(error)}") from error
+
+
+def _numpy(path: Path, name: str | None) -> np.ndarray:
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return loaded
+        with loaded:
+            names = list(loaded)
+            name = names[0] if name is None and len(names) == 1 else name
+            if name not in names:
+                raise ValueError(
+                    f"{path} holds the arrays {_listed(names)}. Choose one: --array NAME"
+                )
+            return loaded[name]
+    # zipfile has an error of its own, and a cut-off file is an EOFError.
+    except (OSError, EOFError, KeyError, NotImplementedError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    except Exception as error:
+        if type(error).__name__ == "BadZipFile":
+            raise ValueError(f"{path} cannot be read: {error}") from error
+        raise
+
+
+def _unnamed(source: str, array: np.ndarray) -> Table:
+    if array.ndim == 1:
+        array = array[:, None]
+    if array.ndim != 2 or array.dtype.kind not in "fiub":
+        raise ValueError(
+            f"{source} holds an array of shape {array.shape} and dtype {array.dtype}; rows of "
+            "real numbers were wanted, shape (n, d)."
+        )
+    columns = {str(i): array[:, i].astype(float) for i in range(array.shape[1])}
+    return Table(source, pl.DataFrame(columns), named=False)
+
+
+# Writing
+
+
+def check_output(path: str | None, endings: str = _WRITTEN) -> None:
+    """Refuse, before any work is done, a name that could not be written."""
+    if path is None:
+        return
+    if Path(path).suffix.lower() not in endings.replace(" or", ",").split(", "):
+        raise ValueError(f"--out {path}: a name ending in {endings} was wanted.")
+    check_folder(path)
+
+
+def check_folder(path: str | None) -> None:
+    """Refuse a name in a folder that is not there."""
+    if path is not None and not Path(path).resolve().parent.is_dir():
+        raise ValueError(f"there is no folder {Path(path).resolve().parent} for {path}.")
+
+
+def write(columns: Mapping[str, np.ndarray], path: str | None) -> None:
+    """Write columns to a file, or as CSV to the standard output."""
+    frame = pl.DataFrame({name: np.asarray(column) for name, column in columns.items()})
+    buffer = io.BytesIO()
+    match Path(path or ".csv").suffix.lower() or ".csv":
+        case ".parquet":
+            frame.write_parquet(buffer)
+        case ".npy":
+            values = np.stack(list(columns.values()), axis=1)
+            np.save(buffer, values[:, 0] if len(columns) == 1 else values, allow_pickle=False)
+        case ".tsv":
+            frame.write_csv(buffer, separator="\t")
+        case _:
+            frame.write_csv(buffer)
+    if path is None:
+        sys.stdout.buffer.write(buffer.getvalue())
+        sys.stdout.flush()
+        return
+    from gmmx._files import write_whole
+
+    write_whole(path, buffer.getvalue())
