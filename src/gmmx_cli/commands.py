@@ -92,7 +92,8 @@ def fit(
         typer.Option(metavar="FILE", help="Keep the fit's state; the same command resumes it."),
     ] = None,
     plot: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Draw the components over the data.")
+        str | None,
+        typer.Option(metavar="FILE", help="Draw the components over the data, as .png or .pdf."),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -106,7 +107,7 @@ def fit(
     for path in (checkpoint, plot):
         check_folder(path)
     gmmx, jax = _library(dtype)
-    draw = reports.plotting() if plot else None
+    pictures = reports.plotting() if plot else None
     names, x, counts = _data(data, array, columns, weights)
     fit_key, start_key = jax.random.split(jax.random.key(seed))
     x = jax.numpy.asarray(x, dtype)
@@ -123,8 +124,8 @@ def fit(
     if out is not None:
         gmmx.save(out, result.gmm, feature_names=names)
         _say(f"the model is in {out}")
-    if plot and draw is not None:
-        draw.components(result.gmm, x, names, plot)
+    if plot and pictures is not None:
+        reports.draw_fit(pictures, result.gmm, x, names, plot)
         _say(f"the picture is in {plot}")
     # The criteria count rows, and weights leave open how many those are.
     report = reports.of_fit(gmmx, result, None if weights else x, names, trainer)
@@ -251,7 +252,7 @@ def select(
     check_folder(plot)
     sizes = _range(components)
     gmmx, jax = _library(dtype)
-    draw = reports.plotting() if plot else None
+    pictures = reports.plotting() if plot else None
     names, x, counts = _data(data, array, columns, weights)
     x = jax.numpy.asarray(x, dtype)
     selection = gmmx.select(
@@ -265,8 +266,8 @@ def select(
     if out is not None:
         gmmx.save(out, best.gmm, feature_names=names)
         _say(f"the best model is in {out}")
-    if plot and draw is not None:
-        draw.selection(selection, plot)
+    if plot and pictures is not None:
+        reports.save_figure(pictures.selection(selection).figure, plot)
         _say(f"the picture is in {plot}")
     reports.show(reports.of_selection(selection), json, lambda _: str(selection))
 

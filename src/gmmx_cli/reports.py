@@ -1,5 +1,6 @@
 """Results as text for people, as JSON for programs, and as pictures."""
 
+import importlib
 import json
 import math
 import sys
@@ -8,6 +9,8 @@ from typing import Any
 
 # Columns of a table of components; --json has them all.
 _MOST = 6
+# Features of a picture of pairs.
+_MOST_PAIRED = 5
 
 
 def show(report: dict[str, Any], as_json: bool, text: Callable[[dict[str, Any]], str]) -> None:
@@ -145,17 +148,21 @@ def plotting() -> Any:
         raise ValueError('--plot needs matplotlib: pip install "gmmx[plot]"') from error
     # Without a window, whatever the system has.
     matplotlib.use("Agg")
-    return _Pictures()
+    return importlib.import_module("gmmx.plot")
 
 
-class _Pictures:
-    def components(self, gmm: Any, x: Any, names: list[str], path: str) -> None:
-        """The components over the data."""
-        import gmmx.plot
+def draw_fit(plot: Any, gmm: Any, x: Any, names: list[str], path: str) -> None:
+    """The components over the data; of many features the first five, pair by pair."""
+    if gmm.n_features == 1:
+        figure = plot.histogram(gmm, x, feature_names=names).figure
+    elif gmm.n_features == 2:
+        figure = plot.ellipses(gmm, x, feature_names=names).figure
+    else:
+        dims = range(min(gmm.n_features, _MOST_PAIRED))
+        figure = plot.pairs(gmm, x, dims=dims, feature_names=names).flat[0].figure
+    save_figure(figure, path)
 
-        axes = gmmx.plot.components(gmm, x)
-        axes.figure.savefig(path, dpi=150, bbox_inches="tight")
 
-    def selection(self, selection: Any, path: str) -> None:
-        """The criterion as curves."""
-        selection.plot().figure.savefig(path, dpi=150, bbox_inches="tight")
+def save_figure(figure: Any, path: str) -> None:
+    """Write a picture, in the format of the name's ending."""
+    figure.savefig(path, dpi=150, bbox_inches="tight")

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import sys
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,11 @@ def _csv(source: str, content: bytes, separator: str = ",") -> pl.DataFrame:
         raise ValueError(f"{source} cannot be read as CSV: {_reason(error)}") from error
     # Spaces after the commas are nobody's intention.
     frame = frame.rename({name: name.strip() for name in frame.columns})
+    if frame.width == 1 and ";" in frame.columns[0]:
+        raise ValueError(
+            f"the fields of {source} seem to be parted by semicolons; commas were wanted, or tabs "
+            "in a .tsv. Convert it first, decimal commas to points as well."
+        )
     if frame.columns and all(_is_number(name) for name in frame.columns):
         raise ValueError(
             f"{source} begins with a row of numbers; a first row of column names was wanted. Put "
@@ -175,19 +181,16 @@ def _numpy(path: Path, name: str | None) -> np.ndarray:
             return loaded
         with loaded:
             names = list(loaded)
-            name = names[0] if name is None and len(names) == 1 else name
-            if name not in names:
-                raise ValueError(
-                    f"{path} holds the arrays {_listed(names)}. Choose one: --array NAME"
-                )
-            return loaded[name]
-    # zipfile has an error of its own, and a cut-off file is an EOFError.
-    except (OSError, EOFError, KeyError, NotImplementedError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
-    except Exception as error:
-        if type(error).__name__ == "BadZipFile":
-            raise ValueError(f"{path} cannot be read: {error}") from error
-        raise
+            if name is None and len(names) == 1:
+                name = names[0]
+            if name in names:
+                return loaded[name]
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"{path} is damaged, or holds other things than arrays of numbers. Write it anew with "
+            "numpy.save."
+        ) from error
+    raise ValueError(f"{path} holds the arrays {_listed(names)}. Choose one: --array NAME")
 
 
 def _unnamed(source: str, array: np.ndarray) -> Table:
@@ -220,7 +223,7 @@ def check_folder(path: str | None) -> None:
         raise ValueError(f"there is no folder {Path(path).resolve().parent} for {path}.")
 
 
-def write(columns: Mapping[str, np.ndarray], path: str | None) -> None:
+def write(columns: Mapping[str, Any], path: str | None) -> None:
     """Write columns to a file, or as CSV to the standard output."""
     frame = pl.DataFrame({name: np.asarray(column) for name, column in columns.items()})
     buffer = io.BytesIO()
@@ -228,7 +231,7 @@ def write(columns: Mapping[str, np.ndarray], path: str | None) -> None:
         case ".parquet":
             frame.write_parquet(buffer)
         case ".npy":
-            values = np.stack(list(columns.values()), axis=1)
+            values = np.stack([np.asarray(column) for column in columns.values()], axis=1)
             np.save(buffer, values[:, 0] if len(columns) == 1 else values, allow_pickle=False)
         case ".tsv":
             frame.write_csv(buffer, separator="\t")
