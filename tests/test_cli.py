@@ -337,6 +337,17 @@ def test_help_does_not_import_jax():
     assert "--covariance" in done.stdout and "--checkpoint" in done.stdout
 
 
+@pytest.mark.parametrize("missing", ["typer", "polars"])
+def test_without_the_optional_part_it_says_what_to_install(missing):
+    program = (
+        f"import sys; sys.modules[{missing!r}] = None; sys.argv = ['gmmx', 'fit', 'a.csv', '-k2']\n"
+        "import gmmx_cli; gmmx_cli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == f'gmmx: the command line needs {missing}: pip install "gmmx[cli]"\n'
+
+
 def test_commands_make_a_pipe(model, folder, tmp_path):
     command = [sys.executable, "-m", "gmmx"]
     drawn = subprocess.run([*command, "sample", "m.safetensors", "-n", "50"], capture_output=True)

@@ -115,10 +115,13 @@ def test_a_dtype_may_be_asked_for(structures, path):
 
 def test_float64_is_not_rounded_unasked(structures, path):
     gmmx.save(path, structures["full"].mixture(K, D))
-    with jax.enable_x64(False):
+    jax.config.update("jax_enable_x64", False)
+    try:
         with pytest.raises(gmmx.FileError, match="jax_enable_x64"):
             gmmx.load(path)
         assert gmmx.load(path, dtype="float32").dtype == np.float32
+    finally:
+        jax.config.update("jax_enable_x64", True)
 
 
 def test_values_too_large_for_the_dtype_are_refused(structures, path):

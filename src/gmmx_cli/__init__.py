@@ -11,13 +11,15 @@ from typing import Any
 
 def main() -> None:
     """Run the command. Exit status 0: done; 1: the fit failed; 2: bad data, files or usage."""
-    try:
-        from .commands import app
-    except ImportError as error:
-        return _end(2, f'the command line needs {error.name}: pip install "gmmx[cli]"')
     warnings.showwarning = _show_warning
     try:
+        from .commands import app
+
         app(prog_name="gmmx")
+    except ModuleNotFoundError as error:
+        if error.name not in ("polars", "typer"):
+            raise
+        _end(2, f'the command line needs {error.name}: pip install "gmmx[cli]"')
     # What the library and the system say of a caller's mistake, whose messages are for people.
     except (ValueError, OSError) as error:
         _end(2, str(error))
