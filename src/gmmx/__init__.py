@@ -26,6 +26,9 @@ from ._io import load as load
 from ._io import save as save
 from ._mixture import GaussianMixture as GaussianMixture
 from ._posterior import AbstractPosterior as AbstractPosterior
+from ._select import select as select
+from ._selection import Candidate as Candidate
+from ._selection import Selection as Selection
 
 GaussianMixtureModelJax = GaussianMixture
 """The name of the package GMMX"""

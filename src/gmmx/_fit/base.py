@@ -137,7 +137,7 @@ class AbstractFitter(eqx.Module):
         if not _checks.is_concrete(x, gmm, weights, key, self):
             if checkpoint is not None:
                 raise ValueError("a fit inside jit, vmap or grad has no checkpoints.")
-            return _solve(self, x, gmm, weights, key)
+            return solve(self, x, gmm, weights, key)
         result = _observe(self, x, gmm, weights, key, progress, callback, checkpoint)
         _log.info("fit of %s: step %d, %s", x.shape, result.n_iter, Status[result.status])
         announce(result)
@@ -175,7 +175,7 @@ def _empty_history(state: FitState, steps: int) -> Float[Array, "steps *starts"]
 
 
 @eqx.filter_jit
-def _solve(
+def solve(
     fitter: AbstractFitter,
     x: Array,
     gmm: GaussianMixture,

@@ -25,6 +25,8 @@ class _Memory(eqx.Module):
     """The least gain of likelihood that the last M-step promised; zero without `reg_covar`"""
     survey: Survey
     route: Route
+    absent: Bool[Array, " k"]
+    """The components that stood at weight zero before the first step: they have lost nothing"""
     empty: Bool[Array, ""]
 
 
@@ -71,7 +73,7 @@ class EMFitter(AbstractFitter):
             log_likelihood=jnp.full((), -jnp.inf, x.dtype),
             log_likelihood_diff=jnp.full((), jnp.inf, x.dtype),
             status=Status.running,
-            inner=_Memory(gmm, zero, survey, route, jnp.asarray(False)),
+            inner=_Memory(gmm, zero, survey, route, gmm.logits == -jnp.inf, jnp.asarray(False)),
         )
 
     def step(
@@ -119,7 +121,8 @@ class EMFitter(AbstractFitter):
                 gain=reg_covar / 2 * jnp.sum(share * narrowing),
                 survey=memory.survey,
                 route=wanted,
-                empty=jnp.any(is_empty(moments)),
+                absent=memory.absent,
+                empty=jnp.any(is_empty(moments) & ~memory.absent),
             ),
         )
         return where(taken_back, again, moved)

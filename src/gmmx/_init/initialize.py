@@ -92,11 +92,12 @@ def initialize(
     weights = _checks.check_weights(weights, x.shape[0], x.dtype)
     key = jax.random.key(0) if key is None else key
     floor = jnp.asarray(reg_covar, x.dtype)
-    return _initialize(structure, METHODS[method], n_components, x, weights, key, floor)
+    return start_from(structure, METHODS[method], n_components, x, weights, key, floor)
 
 
 @eqx.filter_jit
-def _initialize(structure, memberships, n_components, x, weights, key, reg_covar):
+def start_from(structure, memberships, n_components, x, weights, key, reg_covar):
+    """One M-step from `memberships` of the scaled samples, a function like those of `METHODS`."""
     weights = jnp.ones(x.shape[0], x.dtype) if weights is None else weights
     deviation = jnp.std(x, axis=0)
     scaled = (x - jnp.mean(x, axis=0)) / jnp.where(deviation > 0, deviation, 1)

@@ -73,9 +73,16 @@ def _draw(mass: Float[Array, " n"], shape: tuple[int, ...], key: PRNGKeyArray) -
 
 
 def lloyd(
-    x: Float[Array, "n d"], weights: Float[Array, " n"], seeds: Float[Array, "k d"]
+    x: Float[Array, "n d"],
+    weights: Float[Array, " n"],
+    seeds: Float[Array, "k d"],
+    wanted: Bool[Array, " k"] | None = None,
 ) -> Int[Array, " n"]:
-    """Labels by Lloyd's iteration from the seeds, until the centres rest or 100 times."""
+    """Labels by Lloyd's iteration from the seeds, until the centres rest or 100 times.
+
+    Each cluster that is `wanted`, all of them if nothing is said, is left with members. The seeds
+    of the others have to lie far from the data: then they have none.
+    """
     k = seeds.shape[0]
     chunk = rows_per_chunk(x.shape[0], x.shape[1] + 3 * k, x.dtype.itemsize)
 
@@ -101,7 +108,7 @@ def lloyd(
     centres, _, _ = jax.lax.while_loop(
         lambda carry: (carry[1] > tol**2) & (carry[2] < _MAX_ITER), update, start
     )
-    return fill_empty(*nearest(x, centres), weights, k)
+    return fill_empty(*nearest(x, centres), weights, k, wanted)
 
 
 def fill_empty(
@@ -109,6 +116,7 @@ def fill_empty(
     distances: Float[Array, " n"],
     weights: Float[Array, " n"],
     n_clusters: int,
+    wanted: Bool[Array, " k"] | None = None,
 ) -> Int[Array, " n"]:
     """The labels, with each empty cluster given one of the samples farthest from their centres.
 
@@ -123,6 +131,8 @@ def fill_empty(
     order = jnp.where(is_innermost, jnp.arange(n), n)
     keeper = jax.ops.segment_min(order, labels, n_clusters)
     occupied = _occupied(labels, counted, n_clusters)
+    if wanted is not None:
+        occupied = occupied | ~wanted
     movable = counted & (jnp.arange(n) != keeper[labels])
     _, farthest = jax.lax.top_k(jnp.where(movable, distances, -1), n_clusters)
     rank = jnp.cumsum(~occupied) - 1

@@ -1,0 +1,308 @@
+"""How many components, and of which structure: one fit for each, and criteria to choose by."""
+
+import dataclasses
+import math
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from . import _checks
+from ._covariance import AbstractCovariance, structure_named
+from ._density import evaluate
+from ._fit.base import AbstractFitter, solve
+from ._fit.em import EMFitter
+from ._fit.restarts import Restarts
+from ._fit.result import FitResult, FitWarning, Status
+from ._init import kmeans
+from ._init.initialize import start_from
+from ._mixture import GaussianMixture
+from ._selection import CRITERIA, Candidate, Selection
+
+# A component that is not there is seeded here, in units in which the data have variance one.
+_FAR = 1e6
+# Multiplications of an EM step from which a second program for the smaller mixtures pays.
+_WORTH_COMPILING = 2**29
+
+
+def select(
+    x: Any,
+    n_components: int | Iterable[int] = range(1, 10),
+    covariance_types: str | Iterable[str] = ("full", "tied", "diag", "spherical"),
+    *,
+    criterion: str = "bic",
+    fitter: AbstractFitter | None = None,
+    n_init: int = 1,
+    n_folds: int = 5,
+    weights: Any = None,
+    key: PRNGKeyArray | None = None,
+    callback: Callable[[Candidate], Any] | None = None,
+) -> Selection:
+    r"""Fit each number of components with each structure, and choose among them.
+
+    With ν free parameters, n samples, likelihood L and responsibilities z,
+
+    $$\mathrm{BIC} = \nu \log n - 2 \log L,\quad \mathrm{AIC} = 2\nu - 2 \log L,\quad
+      \mathrm{ICL} = \mathrm{BIC} - 2 \sum_i \log \max_k z_{ik},$$
+
+    smaller being better (Schwarz 1978; Akaike 1974; Biernacki, Celeux & Govaert 2000).
+
+    Each start is k-means from k-means++ seeds, and the seeds of K components are the first K of
+    the largest number's. Mixtures of fewer components are fitted as larger ones in which the rest
+    stands at weight zero: the result is the same, and one compilation serves several K.
+
+    **Arguments:**
+
+    - `x`: the data, `(n, d)`.
+    - `n_components`: the numbers to try.
+    - `covariance_types`: the structures to try, by name.
+    - `criterion`: `"bic"`, `"icl"`, `"aic"`, or `"held_out"`, the mean log-likelihood of each
+        sample under a fit that has not seen it: larger is better.
+    - `fitter`: any fitter of one start, `EMFitter()` if there is none.
+    - `n_init`: how many starts each fit has; the likeliest is kept.
+    - `n_folds`: for `"held_out"`, how many parts the data are dealt into at random. Each is held
+        out once, by giving its samples no weight.
+    - `weights`: how often each sample counts, `(n,)`.
+    - `key`: `jax.random.key(0)` if there is none.
+    - `callback`: called with each candidate when it is done.
+
+    **Returns:** a `Selection`; its `best.gmm` is the fitted mixture. A fit that fails is a row
+    with its status and without criteria, and a warning (`FitWarning`) counts those.
+
+    **Raises:** `ValueError` for data that cannot be fitted and for settings that are not known.
+    """
+    sizes = _check_sizes(n_components)
+    names = [covariance_types] if isinstance(covariance_types, str) else list(covariance_types)
+    structures = [structure_named(name) for name in names]
+    if not structures:
+        raise ValueError("covariance_types is empty: name at least one structure.")
+    fitter = EMFitter() if fitter is None else fitter
+    if isinstance(fitter, Restarts):
+        raise ValueError(
+            "fitter is a Restarts; select makes the starts itself. Pass the fitter inside it, and "
+            f"n_init={fitter.n_init}."
+        )
+    if criterion not in CRITERIA:
+        known = ", ".join(repr(name) for name in CRITERIA)
+        raise ValueError(f"criterion={criterion!r} is not known. It has to be one of {known}.")
+    n_init = _checks.check_count(n_init, "n_init")
+    x = _checks.check_data(x, max(sizes))
+    if not _checks.is_concrete(x, weights):
+        raise ValueError("select chooses by values, so it cannot stand inside jit, vmap or grad.")
+    weights = _checks.check_weights(weights, x.shape[0], x.dtype)
+    key = jax.random.key(0) if key is None else key
+    folds = None
+    if criterion == "held_out":
+        folds = _deal(x, weights, n_folds, max(sizes), key)
+
+    candidates = []
+    keys = jax.random.split(key, n_init)
+    padded = _padded(sizes, x)
+    for structure in structures:
+        for k in sizes:
+            cell = _Cell(structure, fitter, padded[k], k, x, keys)
+            candidates.append(cell.candidate(weights, folds))
+            if callback is not None:
+                callback(candidates[-1])
+    selection = Selection(tuple(candidates), criterion)
+    _announce(selection)
+    return selection
+
+
+def _check_sizes(n_components: int | Iterable[int]) -> list[int]:
+    """The numbers of components to try, each once."""
+    if isinstance(n_components, int | np.integer):
+        n_components = [int(n_components)]
+    sizes = [_checks.check_count(k, "n_components") for k in n_components]
+    if not sizes:
+        raise ValueError("n_components is empty: name at least one number, or range(1, 10).")
+    return list(dict.fromkeys(sizes))
+
+
+def _padded(sizes: list[int], x: Array) -> dict[int, int]:
+    """For each number of components, how many the program has that it is fitted in.
+
+    One program for all costs up to twice the work of exact sizes; a second one, for the lower
+    half, brings that to about 1.4. Compiling it takes seconds, so the work has to be worth it.
+    """
+    (n, d), largest = x.shape, max(sizes)
+    lower = [k for k in sizes if 2 * k <= largest + 1]
+    if not lower or n * largest * d * (d + 1) < _WORTH_COMPILING:
+        return dict.fromkeys(sizes, largest)
+    return {k: max(lower) if k in lower else largest for k in sizes}
+
+
+def _deal(
+    x: Array, weights: Array | None, n_folds: Any, largest: int, key: PRNGKeyArray
+) -> np.ndarray:
+    """Which samples each fold holds out, (folds n), in parts of equal size."""
+    n = x.shape[0]
+    n_folds = _checks.check_count(n_folds, "n_folds")
+    if not 2 <= n_folds <= n:
+        raise ValueError(f"n_folds={n_folds}; from 2 to the number of samples, {n}, was wanted.")
+    fold = np.asarray(jax.random.permutation(jax.random.fold_in(key, 1), n)) % n_folds
+    held_out = fold == np.arange(n_folds)[:, None]
+    counted = np.ones(n, bool) if weights is None else np.asarray(weights) > 0
+    if (~held_out & counted).sum(axis=1).min() < largest or not (held_out & counted).any(1).all():
+        raise ValueError(
+            f"with {n_folds} folds too few samples are left for {largest} components. Take fewer "
+            "components or another number of folds."
+        )
+    return held_out
+
+
+@dataclasses.dataclass(frozen=True)
+class _Cell:
+    """One structure and number of components, fitted in a program of `padded` components."""
+
+    structure: type[AbstractCovariance]
+    fitter: AbstractFitter
+    padded: int
+    n_components: int
+    x: Float[Array, "n d"]
+    keys: Array
+
+    def candidate(self, weights: Array | None, folds: np.ndarray | None) -> Candidate:
+        """The fit to all samples, and its criteria."""
+        n, held_out = self.x.shape[0], math.nan
+        if folds is not None:
+            # One program for all fits: with weights.
+            weights = jnp.ones(n, self.x.dtype) if weights is None else weights
+            held_out = self.held_out(np.asarray(weights), folds)
+        result, log_prob, log_certainty = self.fit(weights)
+        result = _trim(result, self.n_components)
+        counted = np.ones(n) if weights is None else np.asarray(weights, np.float64)
+        total = math.nan if _failed(result) else float(counted @ np.asarray(log_prob, np.float64))
+        entropy = -2 * float(counted @ np.asarray(log_certainty, np.float64))
+        bic = result.gmm.n_parameters * math.log(n) - 2 * total
+        return Candidate(
+            covariance_type=self.structure.covariance_type,
+            n_components=self.n_components,
+            n_parameters=result.gmm.n_parameters,
+            log_likelihood=total / n,
+            bic=bic,
+            icl=bic + entropy,
+            aic=2 * result.gmm.n_parameters - 2 * total,
+            held_out=held_out,
+            result=result,
+        )
+
+    def held_out(self, weights: np.ndarray, folds: np.ndarray) -> float:
+        """The mean log-likelihood of each sample under a fit in which it had no weight."""
+        log_prob = np.zeros(len(weights))
+        for fold in folds:
+            train = np.where(fold, 0, weights)
+            result, predicted, _ = self.fit(jnp.asarray(train / train.mean(dtype=train.dtype)))
+            log_prob[fold] = math.nan if _failed(result) else np.asarray(predicted)[fold]
+        return float(weights.astype(np.float64) @ log_prob / len(weights))
+
+    def fit(self, weights: Array | None) -> tuple[FitResult, Array, Array]:
+        """The likeliest of the fits, log p(x_i), and log max_k p(k | x_i)."""
+        wanted = jax.device_put(np.int32(self.n_components))
+        return _fit(self.structure, self.fitter, self.padded, self.x, wanted, weights, self.keys)
+
+
+@eqx.filter_jit
+def _fit(
+    structure: type[AbstractCovariance],
+    fitter: AbstractFitter,
+    padded: int,
+    x: Float[Array, "n d"],
+    wanted: Int[Array, ""],
+    weights: Float[Array, " n"] | None,
+    keys: Array,
+) -> tuple[FitResult, Float[Array, " n"], Float[Array, " n"]]:
+    """Fits from one start a key, of `wanted` components in `padded`; the likeliest is kept."""
+
+    def one(key: PRNGKeyArray) -> FitResult:
+        seed_key, fit_key = jax.random.split(key)
+        return solve(
+            fitter, x, _start(structure, padded, x, wanted, weights, seed_key), weights, fit_key
+        )
+
+    # One after the other: none waits for the slowest.
+    results = jax.lax.map(one, keys)
+    usable = jnp.isfinite(results.log_likelihood) & ~_failed(results)
+    best = jnp.argmax(jnp.where(usable, results.log_likelihood, -jnp.inf))
+    result = jax.tree.map(lambda leaf: leaf[best], results)
+    log_prob, log_certainty = evaluate(result.gmm, x, _log_prob_and_certainty).T
+    return result, log_prob, log_certainty
+
+
+def _start(
+    structure: type[AbstractCovariance],
+    padded: int,
+    x: Float[Array, "n d"],
+    wanted: Int[Array, ""],
+    weights: Float[Array, " n"] | None,
+    key: PRNGKeyArray,
+) -> GaussianMixture:
+    """Where a fit starts: components beyond the `wanted` ones stand at weight zero."""
+    floor = jnp.asarray(1e-6, x.dtype)
+    memberships = eqx.Partial(_by_leading_seeds, wanted)
+    return start_from(structure, memberships, padded, x, weights, key, floor)
+
+
+def _by_leading_seeds(
+    wanted: Int[Array, ""],
+    x: Float[Array, "n d"],
+    weights: Float[Array, " n"],
+    k: int,
+    key: PRNGKeyArray,
+) -> Float[Array, "n k"]:
+    """k-means from the leading seeds of k."""
+    there = jnp.arange(k, dtype=wanted.dtype) < wanted
+    seeds = jnp.where(there[:, None], kmeans.plusplus(x, weights, k, key), _FAR)
+    return jax.nn.one_hot(kmeans.lloyd(x, weights, seeds, there), k, dtype=x.dtype)
+
+
+def _log_prob_and_certainty(log_joint: Float[Array, "n k"]) -> Float[Array, "n 2"]:
+    log_prob = jax.nn.logsumexp(log_joint, axis=-1)
+    return jnp.stack([log_prob, jnp.max(log_joint, axis=-1) - log_prob], axis=-1)
+
+
+def _failed(result: FitResult) -> Any:
+    """Whether the fit broke down: its likelihood, perhaps high, says nothing."""
+    return (result.status == Status.singular_covariance) | (result.status == Status.non_finite)
+
+
+def trim(gmm: GaussianMixture, k: int) -> GaussianMixture:
+    """The first k components of a mixture."""
+    structure, d = type(gmm.structure), gmm.n_features
+    few = eqx.filter_eval_shape(
+        lambda: (jnp.ones(k), jnp.ones((k, d)), structure.from_scale(jnp.ones(d), k))
+    )
+    leaves = (gmm.logits, gmm.means, gmm.structure)
+    # In NumPy: as JAX arrays each K would be a program of its own.
+    trimmed = jax.tree.map(lambda leaf, like: _leading(leaf, like.shape), leaves, few)
+    return GaussianMixture(*trimmed)
+
+
+def _trim(result: FitResult, k: int) -> FitResult:
+    """The result without the components that are not there, and without empty history."""
+    history = _leading(result.history, (int(result.n_iter),))
+    return eqx.tree_at(lambda r: (r.gmm, r.history), result, (trim(result.gmm, k), history))
+
+
+def _leading(leaf: Array, shape: tuple[int, ...]) -> Array:
+    return jax.device_put(np.asarray(leaf)[tuple(slice(length) for length in shape)])
+
+
+def _announce(selection: Selection) -> None:
+    """Warn, once, of the fits that did not end well."""
+    told = []
+    for what, group in (
+        ("failed", [c for c in selection.candidates if c.failed]),
+        ("did not converge", [c for c in selection.candidates if not c.failed and not c.converged]),
+    ):
+        if group:
+            names = ", ".join(f"{c.covariance_type} {c.n_components}" for c in group)
+            told.append(f"{len(group)} of {len(selection.candidates)} fits {what}: {names}")
+    if told:
+        message = f"{'; '.join(told)}. The status column says why."
+        warnings.warn(message, FitWarning, stacklevel=3)
