@@ -38,13 +38,15 @@ __version__ = _version("gmmx")
 _logging.getLogger("gmmx").addHandler(_logging.NullHandler())
 
 if _TYPE_CHECKING:
+    from . import plot as plot
     from . import sklearn as sklearn
     from .sklearn import GaussianMixture as GaussianMixtureSKLearn  # noqa: F401
 
 
 def __getattr__(name: str) -> _Any:
     """What needs an optional package is imported when it is asked for."""
-    if name in ("sklearn", "GaussianMixtureSKLearn"):
-        module = _import_module("gmmx.sklearn")
-        return module if name == "sklearn" else module.GaussianMixture
+    if name == "GaussianMixtureSKLearn":
+        return _import_module("gmmx.sklearn").GaussianMixture
+    if name in ("plot", "sklearn"):
+        return _import_module(f"gmmx.{name}")
     raise AttributeError(f"module 'gmmx' has no attribute {name!r}")

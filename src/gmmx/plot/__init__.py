@@ -1,0 +1,18 @@
+"""Pictures of mixtures, fits and selections, with matplotlib.
+
+Each function draws into the Axes that it is given, or into a new figure of pyplot's, and returns
+what it drew into. It shows nothing, saves nothing, and leaves matplotlib's settings alone.
+"""
+
+try:
+    import matplotlib as _matplotlib  # noqa: F401
+except ImportError as error:
+    raise ImportError("gmmx.plot needs matplotlib: pip install 'gmmx[plot]'") from error
+
+from ._density import density as density
+from ._ellipses import ellipses as ellipses
+from ._histogram import histogram as histogram
+from ._pairs import pairs as pairs
+from ._responsibilities import responsibilities as responsibilities
+from ._selection import selection as selection
+from ._trace import trace as trace

@@ -1,0 +1,117 @@
+"""The density of a mixture over two features."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+
+from .._mixture import GaussianMixture
+from . import _parts
+
+# Of log-densities, how many nats below the highest are told apart.
+_DEPTH = 20
+
+
+def density(
+    gmm: GaussianMixture,
+    x: Any = None,
+    *,
+    dims: Sequence[int] = (0, 1),
+    levels: Any = (0.1, 0.3, 0.5, 0.7, 0.9, 0.99),
+    log: bool = False,
+    feature_names: Sequence[str] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """The mixture's density over two features, as contours.
+
+    The contours bound the smallest regions that hold given parts of the probability (regions of
+    highest density). Of more features the marginal of two is drawn. The grid is closer about
+    narrow components.
+
+    **Arguments:**
+
+    - `x`: samples to draw beneath.
+    - `dims`: the two features.
+    - `levels`: the parts of the probability, each between 0 and 1.
+    - `log`: draw the log-density instead, in nats, with a colour bar, down to 20 below its
+        highest value.
+    - `feature_names`: for the labels; those of a data frame's columns if there are none.
+    - `ax`: where to draw; a new figure if there is none.
+
+    **Returns:** the Axes.
+    """
+    dims = _parts.check_dims(dims, gmm, 2)
+    levels = _parts.check_levels(levels)
+    names = _parts.names_of(feature_names, x, gmm)
+    samples = _parts.check_x(x, gmm)
+    ax = _parts.new_axes(ax)
+    axes, log_density = _on_grid(_parts.marginal(gmm, dims), samples, dims)
+    if log:
+        _draw_log(ax, axes, log_density)
+    else:
+        heights = region_heights(axes, log_density, levels)
+        shades = np.linspace(0.15, 0.75, len(heights))
+        colours = [_shade(shade) for shade in shades]
+        top = np.exp(log_density.max())
+        ax.contourf(
+            *axes, np.exp(log_density), [*heights, 1.01 * top], colors=colours, alpha=0.6, zorder=0
+        )
+        ax.contour(*axes, np.exp(log_density), heights, colors="#08306b", linewidths=0.7, zorder=2)
+    if samples is not None and len(samples) <= _parts.MOST_POINTS:
+        some = samples[_parts.thin(len(samples), 5000)]
+        ax.scatter(
+            some[:, dims[0]], some[:, dims[1]], s=3, c=_parts.INK, alpha=0.35, linewidths=0,
+            rasterized=True, zorder=1,
+        )  # fmt: skip
+    ax.set(xlabel=names[dims[0]], ylabel=names[dims[1]])
+    return ax
+
+
+def _shade(part: float) -> Any:
+    from matplotlib import colormaps
+
+    return colormaps["Blues"](part)
+
+
+def _draw_log(ax: Axes, axes: list[np.ndarray], log_density: np.ndarray) -> None:
+    highest = float(log_density.max())
+    steps = np.linspace(highest - _DEPTH, highest, 21)
+    filled = ax.contourf(*axes, log_density, steps, cmap="cividis", extend="min", zorder=0)
+    bar = ax.figure.colorbar(filled, ax=ax, format="%.0f")
+    bar.set_label("log density, nats")
+
+
+def _on_grid(
+    marginal: _parts.Marginal, samples: np.ndarray | None, dims: Sequence[int]
+) -> tuple[list[np.ndarray], Float[np.ndarray, "v u"]]:
+    """The grid's two axes and the log-density there, rows along the second feature."""
+    seen = marginal.weights >= _parts.NO_WEIGHT
+    axes = []
+    for j, dim in enumerate(dims):
+        means, deviations = marginal.means[seen, j], marginal.deviations[seen, j]
+        column = None if samples is None else samples[:, dim]
+        low, high = _parts.limits(means, deviations, column)
+        axes.append(_parts.grid(means, deviations, low, high, 160))
+    points = np.stack(np.meshgrid(*axes), axis=-1)
+    total = np.full(points.shape[:-1], -np.inf)
+    for k in np.flatnonzero(seen):
+        apart = points - marginal.means[k]
+        covariance = marginal.covariances[k]
+        whitened = apart @ np.linalg.inv(covariance) * apart
+        constant = np.log(marginal.weights[k]) - np.linalg.slogdet(2 * np.pi * covariance)[1] / 2
+        total = np.logaddexp(total, constant - whitened.sum(axis=-1) / 2)
+    return axes, total
+
+
+def region_heights(
+    axes: list[np.ndarray], log_density: Float[np.ndarray, "v u"], levels: list[float]
+) -> list[float]:
+    """The densities above which lie these parts of the probability, ascending and distinct."""
+    area = np.gradient(axes[1])[:, None] * np.gradient(axes[0])
+    values = np.exp(log_density)
+    order = np.argsort(-values, axis=None)
+    mass = np.cumsum((values * area).ravel()[order])
+    index = np.searchsorted(mass / mass[-1], levels)
+    return sorted({float(values.ravel()[order][i]) for i in index})

@@ -1,0 +1,68 @@
+"""One feature: its histogram, and the components' densities."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from .._mixture import GaussianMixture
+from . import _parts
+
+
+def histogram(
+    gmm: GaussianMixture,
+    x: Any = None,
+    *,
+    dim: int = 0,
+    bins: Any = "auto",
+    feature_names: Sequence[str] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """The density of one feature and its components, each times its weight, over the histogram.
+
+    **Arguments:**
+
+    - `x`: samples for the histogram, `(n, d)`.
+    - `dim`: the feature.
+    - `bins`: as for `numpy.histogram`; at most 200 where NumPy chooses them.
+    - `feature_names`: for the label; those of a data frame's columns if there are none.
+    - `ax`: where to draw; a new figure if there is none.
+
+    **Returns:** the Axes.
+    """
+    (dim,) = _parts.check_dims(dim, gmm, 1)
+    names = _parts.names_of(feature_names, x, gmm)
+    samples = _parts.check_x(x, gmm)
+    ax = _parts.new_axes(ax)
+    column = None if samples is None else samples[:, dim]
+    draw_histogram(ax, _parts.marginal(gmm, (dim,)), column, bins)
+    ax.set(xlabel=names[dim], ylabel="density")
+    return ax
+
+
+def draw_histogram(
+    ax: Axes, marginal: _parts.Marginal, column: np.ndarray | None, bins: Any = "auto"
+) -> None:
+    """The histogram of a column, and a marginal of one feature over it."""
+    if column is not None:
+        column = column.astype(np.float64)
+        if isinstance(bins, str):
+            # One far sample would else ask for millions of bins.
+            middle = np.quantile(column, [0.005, 0.995])
+            inner = column[(column >= middle[0]) & (column <= middle[1])]
+            width = np.diff(np.histogram_bin_edges(inner[_parts.thin(len(inner), 10**5)], bins))[0]
+            bins = int(np.clip(np.ptp(column) / width, 1, 200)) if width > 0 else 1
+        ax.hist(column, bins, density=True, color=_parts.PALE, alpha=0.55, lw=0, zorder=0)
+    means, deviations = marginal.means[:, 0], marginal.deviations[:, 0]
+    low, high = _parts.limits(means, deviations, column)
+    at = _parts.grid(means, deviations, low, high, 400)
+    scaled = (at - means[:, None]) / deviations[:, None]
+    heights = marginal.weights / (np.sqrt(2 * np.pi) * deviations)
+    parts = heights[:, None] * np.exp(-(scaled**2) / 2)
+    for k in np.argsort(-marginal.weights):
+        ax.fill_between(at, parts[k], color=_parts.colour(k), alpha=0.18, lw=0, zorder=1)
+        ax.plot(at, parts[k], color=_parts.colour(k), lw=1.2, zorder=2)
+    if len(parts) > 1:
+        ax.plot(at, parts.sum(axis=0), color=_parts.INK, lw=1.4, zorder=3)
+    ax.set_ylim(bottom=0)

@@ -1,0 +1,61 @@
+"""A selection as curves."""
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from .._selection import CRITERIA, Selection
+from . import _parts
+
+_MARKERS = "osD^vPXp"
+_LABELS = {
+    "bic": "BIC",
+    "icl": "ICL",
+    "aic": "AIC",
+    "held_out": "held-out log-likelihood, nats a sample",
+}
+
+
+def selection(
+    selection: Selection, *, criterion: str | None = None, ax: Axes | None = None
+) -> Axes:
+    """A criterion against the number of components, a curve for each structure.
+
+    The best is ringed. A fit that failed is a cross on the lower edge.
+
+    **Arguments:**
+
+    - `selection`: what `gmmx.select` gave back.
+    - `criterion`: which one to draw; the one that was chosen by if there is none.
+    - `ax`: where to draw; a new figure if there is none.
+
+    **Returns:** the Axes.
+    """
+    criterion = selection.criterion if criterion is None else criterion
+    known = [c for c in CRITERIA if c != "held_out" or selection.criterion == "held_out"]
+    if criterion not in known:
+        raise ValueError(f"criterion={criterion!r}; this selection has {', '.join(known)}.")
+    ax = _parts.new_axes(ax)
+    rows = selection.candidates
+    for i, name in enumerate(dict.fromkeys(c.covariance_type for c in rows)):
+        curve = sorted(
+            (c.n_components, getattr(c, criterion)) for c in rows if c.covariance_type == name
+        )
+        k, value = (np.array(column, np.float64) for column in zip(*curve, strict=True))
+        colour, failed = _parts.colour(i), np.isnan(value)
+        ax.plot(k, value, c=colour, marker=_MARKERS[i % len(_MARKERS)], ms=5, lw=1.5, label=name)
+        ax.plot(
+            k[failed], np.full(failed.sum(), 0.02), "x", c=colour, ms=7, mew=2, clip_on=False,
+            transform=ax.get_xaxis_transform(),
+        )  # fmt: skip
+    values = np.array([getattr(c, criterion) for c in rows])
+    if not np.isnan(values).all():
+        best = rows[int(np.nanargmax(CRITERIA[criterion] * values))]
+        ax.plot(
+            best.n_components, getattr(best, criterion), "o", ms=14, mfc="none", mec=_parts.INK,
+            mew=1.4, label=f"best: {best.covariance_type}, {best.n_components}",
+        )  # fmt: skip
+    sense = "smaller" if CRITERIA[criterion] < 0 else "larger"
+    ax.set(xlabel="components", ylabel=f"{_LABELS[criterion]} ({sense} is better)")
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.legend(frameon=False, fontsize="small")
+    return ax

@@ -1,0 +1,79 @@
+"""The likelihood, step by step."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from .._fit.result import FitResult
+from . import _parts
+
+
+def trace(
+    results: FitResult | Sequence[FitResult] | Mapping[str, FitResult], *, ax: Axes | None = None
+) -> Axes:
+    """The mean log-likelihood at the start of each step, of one fit or of several.
+
+    A filled circle ends a fit that has converged, an open one a fit that has not; it stands at the
+    likelihood of the model that came back. The axis begins where the lowest of the fits' first
+    likelihoods lies, or a little below: a gradient may lead far downhill before it climbs.
+
+    **Arguments:**
+
+    - `results`: a result, several, or several by name: `{"EM": em, "gradient": gradient}`.
+    - `ax`: where to draw; a new figure if there is none.
+
+    **Returns:** the Axes.
+    """
+    named = _named(results)
+    ax = _parts.new_axes(ax)
+    starts, ends, longest = [], [], 1
+    for i, (name, result) in enumerate(named.items()):
+        history = np.asarray(result.history, np.float64)
+        if history.ndim != 1:
+            raise ValueError(
+                f"the history of {name} has shape {history.shape}; one fit was wanted. Take one "
+                "of a batch: jax.tree.map(lambda leaf: leaf[0], results)."
+            )
+        history = history[: int(result.n_iter)]
+        final, steps = float(result.log_likelihood), 1 + np.arange(len(history))
+        known = np.isfinite(history)
+        colour = _parts.colour(i)
+        last = len(history) + 1
+        ax.plot(
+            [*steps[known], last], [*history[known], final], c=colour, lw=1.5, label=name,
+            marker="." if last <= 40 else None, ms=4,
+        )  # fmt: skip
+        face = colour if bool(result.converged) else "white"
+        ax.plot(last, final, "o", ms=7, mec=colour, mfc=face, mew=1.5, zorder=4)
+        starts.append(history[known][0] if known.any() else final)
+        ends.append(final)
+        longest = max(longest, last)
+    low, high = np.nanmin(starts + ends), np.nanmax(ends)
+    room = max(high - low, 1e-9 * max(abs(high), 1))
+    if np.isfinite(room):
+        ax.set_ylim(low - 0.15 * room, high + 0.1 * room)
+    if longest > 60:
+        ax.set_xscale("log")
+        ax.xaxis.set_major_formatter("{x:.0f}")
+    else:
+        ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.set(xlabel="step", ylabel="mean log-likelihood, nats")
+    if len(named) > 1 or isinstance(results, Mapping):
+        ax.legend(frameon=False, loc="lower right")
+    return ax
+
+
+def _named(results: Any) -> dict[str, FitResult]:
+    if isinstance(results, Mapping):
+        named = {str(name): result for name, result in results.items()}
+    elif isinstance(results, FitResult):
+        named = {"fit": results}
+    else:
+        named = {f"fit {i}": result for i, result in enumerate(results)}
+    if not named or not all(isinstance(result, FitResult) for result in named.values()):
+        raise ValueError(
+            "trace draws what a fit gives back: pass a FitResult, several, or several by name."
+        )
+    return named
