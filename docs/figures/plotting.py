@@ -51,7 +51,6 @@ def main():
     iris = load_iris().data
     chosen = gmmx.select(iris, fitter=gmmx.EMFitter(tol=1e-6, max_iter=500))
     save(plot.selection(chosen), "selection")
-    print(chosen)
     start = gmmx.initialize(iris, 3)
     em = gmmx.EMFitter(tol=1e-6, max_iter=500).fit(iris, start)
     save(plot.pairs(em.gmm, iris, feature_names=NAMES), "pairs")

@@ -92,7 +92,7 @@ def _on_grid(
     for j, dim in enumerate(dims):
         means, deviations = marginal.means[seen, j], marginal.deviations[seen, j]
         column = None if samples is None else samples[:, dim]
-        low, high = _parts.limits(means, deviations, column)
+        low, high = _parts.limits(means, deviations, column, reach=4)
         axes.append(_parts.grid(means, deviations, low, high, 160))
     points = np.stack(np.meshgrid(*axes), axis=-1)
     total = np.full(points.shape[:-1], -np.inf)

@@ -15,7 +15,7 @@ def histogram(
     x: Any = None,
     *,
     dim: int = 0,
-    bins: Any = "auto",
+    bins: Any = None,
     feature_names: Sequence[str] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
@@ -25,7 +25,7 @@ def histogram(
 
     - `x`: samples for the histogram, `(n, d)`.
     - `dim`: the feature.
-    - `bins`: as for `numpy.histogram`; at most 200 where NumPy chooses them.
+    - `bins`: as for `numpy.histogram`; if there are none, enough to show the components.
     - `feature_names`: for the label; those of a data frame's columns if there are none.
     - `ax`: where to draw; a new figure if there is none.
 
@@ -42,17 +42,12 @@ def histogram(
 
 
 def draw_histogram(
-    ax: Axes, marginal: _parts.Marginal, column: np.ndarray | None, bins: Any = "auto"
+    ax: Axes, marginal: _parts.Marginal, column: np.ndarray | None, bins: Any = None
 ) -> None:
     """The histogram of a column, and a marginal of one feature over it."""
     if column is not None:
         column = column.astype(np.float64)
-        if isinstance(bins, str):
-            # One far sample would else ask for millions of bins.
-            middle = np.quantile(column, [0.005, 0.995])
-            inner = column[(column >= middle[0]) & (column <= middle[1])]
-            width = np.diff(np.histogram_bin_edges(inner[_parts.thin(len(inner), 10**5)], bins))[0]
-            bins = int(np.clip(np.ptp(column) / width, 1, 200)) if width > 0 else 1
+        bins = _n_bins(column) if bins is None else bins
         ax.hist(column, bins, density=True, color=_parts.PALE, alpha=0.55, lw=0, zorder=0)
     means, deviations = marginal.means[:, 0], marginal.deviations[:, 0]
     low, high = _parts.limits(means, deviations, column)
@@ -66,3 +61,14 @@ def draw_histogram(
     if len(parts) > 1:
         ax.plot(at, parts.sum(axis=0), color=_parts.INK, lw=1.4, zorder=3)
     ax.set_ylim(bottom=0)
+
+
+def _n_bins(column: np.ndarray) -> int:
+    """How many bins: √n up to 60, which shows several modes, and no more than 200 otherwise."""
+    n = len(column)
+    # NumPy's rule is for one mode; and a far sample would have it ask for millions of bins.
+    some = np.sort(column)[_parts.thin(n, 10_000)]
+    inner = some[len(some) // 200 : len(some) - len(some) // 200]
+    width = np.diff(np.histogram_bin_edges(inner, "fd"))[0]
+    wanted = np.ptp(column) / width if width > 0 else 1
+    return int(np.clip(wanted, min(np.sqrt(n), 60), 200))

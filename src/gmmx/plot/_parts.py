@@ -163,9 +163,10 @@ def limits(
     means: Float[np.ndarray, " k"],
     deviations: Float[np.ndarray, " k"],
     x: Float[np.ndarray, " n"] | None,
+    reach: float = 3,
 ) -> tuple[float, float]:
-    """From the lowest to the highest of the components, at three deviations, and of the samples."""
-    low, high = np.min(means - 3 * deviations), np.max(means + 3 * deviations)
+    """From the lowest to the highest of the samples and the components, at `reach` deviations."""
+    low, high = np.min(means - reach * deviations), np.max(means + reach * deviations)
     if x is not None:
         low, high = min(low, x.min()), max(high, x.max())
     return float(low), float(high)

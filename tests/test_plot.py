@@ -1,0 +1,287 @@
+"""Pictures: what is drawn where, read back from the Axes."""
+
+import subprocess
+import sys
+
+import jax
+import matplotlib as mpl
+
+mpl.use("agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+import gmmx
+from gmmx import plot
+
+BLUE = "#0072b2"
+
+
+@pytest.fixture(autouse=True)
+def untouched():
+    """No setting is changed, and no figure is left over."""
+    before = dict(mpl.rcParams)
+    yield
+    plt.close("all")
+    assert dict(mpl.rcParams) == before
+
+
+@pytest.fixture
+def ax():
+    return Figure().add_subplot()
+
+
+@pytest.fixture(scope="module")
+def gmm(structures):
+    return structures["full"].mixture(3, 4)
+
+
+@pytest.fixture(scope="module")
+def x(gmm):
+    return np.asarray(gmm.sample(400))
+
+
+def dense(structure, gmm):
+    return np.asarray(structure.dense(np.asarray(gmm.covariances), *gmm.means.shape))
+
+
+def curves(ax):
+    """The outlines of the ellipses."""
+    return [patch.get_xy() for patch in ax.patches if not patch.get_fill()]
+
+
+def test_an_ellipse_holds_its_part_of_the_component(structure, ax):
+    gmm = structure.mixture(2, 4)
+    dims = [3, 1]
+    plot.ellipses(gmm, dims=dims, levels=(0.3, 0.9), ax=ax)
+    outlines = iter(curves(ax))
+    rng = np.random.default_rng(0)
+    for k in np.argsort(-np.asarray(gmm.weights)):
+        mean = np.asarray(gmm.means)[k, dims]
+        covariance = dense(structure, gmm)[k][np.ix_(dims, dims)]
+        draws = rng.multivariate_normal(mean, covariance, 20_000)
+        for level in (0.9, 0.3):
+            outline = next(outlines)
+            inside = mpl.path.Path(outline).contains_points(draws).mean()
+            assert abs(inside - level) < 0.015
+            # All its points are equally likely.
+            apart = outline - mean
+            squared = np.einsum("ni,ij,nj->n", apart, np.linalg.inv(covariance), apart)
+            np.testing.assert_allclose(squared, -2 * np.log(1 - level), rtol=1e-10)
+
+
+def test_the_histogram_shows_the_marginal(structure, ax):
+    gmm = structure.mixture(3, 4)
+    plot.histogram(gmm, np.asarray(gmm.sample(300)), dim=-2, ax=ax)
+    at, height = ax.lines[-1].get_data()
+    deviation = np.sqrt(dense(structure, gmm)[:, 2, 2])
+    scaled = (at[:, None] - np.asarray(gmm.means)[:, 2]) / deviation
+    parts = np.asarray(gmm.weights) * np.exp(-(scaled**2) / 2) / deviation / np.sqrt(2 * np.pi)
+    np.testing.assert_allclose(height, parts.sum(axis=1), rtol=1e-10, atol=1e-14)
+    assert abs(sum(p.get_height() * p.get_width() for p in ax.patches) - 1) < 1e-9
+    assert len(ax.lines) == 4
+
+
+def test_regions_hold_their_part_of_the_mixture(gmm):
+    """Of 20,000 draws the given parts are at least as dense as the contours."""
+    from gmmx.plot import _density, _parts
+
+    marginal = _parts.marginal(gmm, (0, 2))
+    axes, log_density = _density._on_grid(marginal, None, (0, 2))
+    levels = [0.9, 0.5, 0.2]
+    heights = _density.region_heights(axes, log_density, levels)
+    flat = gmmx.GaussianMixture.from_parameters(*marginal)
+    points = np.stack(np.meshgrid(*axes), axis=-1)
+    np.testing.assert_allclose(log_density, flat.log_prob(points), rtol=1e-9, atol=1e-9)
+    dense = np.exp(np.asarray(flat.log_prob(flat.sample(20_000))))
+    for level, height in zip(levels, heights, strict=True):
+        assert abs((dense >= height).mean() - level) < 0.015
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_density(gmm, x, ax, log):
+    assert plot.density(gmm, x, dims=(1, 3), log=log, ax=ax) is ax
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("feature 1", "feature 3")
+    assert len(ax.figure.axes) == 1 + log
+    ax.figure.canvas.draw()
+
+
+def test_a_narrow_component_is_not_missed():
+    """A thousandth as wide as the picture, it holds half of the mass."""
+    gmm = gmmx.GaussianMixture.from_parameters(
+        [0.5, 0.5], np.array([[0.0, 0.0], [3.0, 3.0]]), np.array([10.0, 1e-4]), "spherical"
+    )
+    from gmmx.plot import _density, _parts
+
+    axes, log_density = _density._on_grid(_parts.marginal(gmm, (0, 1)), None, (0, 1))
+    np.testing.assert_allclose(log_density.max(), gmm.log_prob([3.0, 3.0]), rtol=1e-6)
+    cells = np.gradient(axes[1])[:, None] * np.gradient(axes[0])
+    assert abs((np.exp(log_density) * cells).sum() - 1) < 0.02
+
+
+def test_pairs(gmm, x):
+    names = ["a", "b", "c", "d"]
+    figure = Figure()
+    panels = plot.pairs(gmm, x, dims=(0, 3, 1), feature_names=names, figure=figure)
+    assert panels.shape == (3, 3) and len(figure.axes) == 6
+    assert all((panels[i, j] is None) == (j > i) for i in range(3) for j in range(3))
+    assert [panels[2, j].get_xlabel() for j in range(3)] == ["a", "d", "b"]
+    assert [panels[i, 0].get_ylabel() for i in range(3)] == ["", "d", "b"]
+    # Columns share the x-axis and rows the y-axis.
+    assert panels[1, 0].get_xlim() == panels[2, 0].get_xlim() == panels[0, 0].get_xlim()
+    assert panels[2, 0].get_ylim() == panels[2, 1].get_ylim()
+    outline = curves(panels[2, 1])[0]
+    k = int(np.argmax(gmm.weights))
+    np.testing.assert_allclose(
+        outline[:180].mean(axis=0), gmm.means[k, np.array([3, 1])], atol=1e-9
+    )
+    figure.canvas.draw()
+
+
+def test_responsibilities(gmm, x, ax):
+    """Their total area is the number of samples, and each colour's that of its component."""
+    plot.responsibilities(gmm, x, ax=ax)
+    z = np.asarray(gmm.predict_proba(x))
+    areas = {}
+    for patch in ax.patches:
+        values, edges, base = patch.get_data()
+        colour = mpl.colors.to_hex(patch.get_facecolor())
+        areas[colour] = areas.get(colour, 0) + ((values - base) * np.diff(edges)).sum()
+    np.testing.assert_allclose(areas[BLUE], z[:, 0].sum(), rtol=1e-9)
+    np.testing.assert_allclose(sum(areas.values()), 400, rtol=1e-9)
+    assert "400 samples" in ax.get_xlabel()
+
+
+def test_a_component_keeps_its_colour(gmm, x):
+    means = np.asarray(gmm.means)
+    for drawn in (plot.ellipses(gmm), plot.ellipses(gmm, x)):
+        (first,) = (line for line in drawn.lines if line.get_xdata()[0] == means[0, 0])
+        assert mpl.colors.to_hex(first.get_color()) == BLUE
+    lines = plot.histogram(gmm).lines
+    order = list(np.argsort(-np.asarray(gmm.weights)))
+    assert mpl.colors.to_hex(lines[order.index(0)].get_color()) == BLUE
+
+
+def test_a_point_has_the_colours_of_its_components_mixed(gmm):
+    from gmmx.plot import _parts
+
+    x = np.asarray(gmm.means)
+    z = np.asarray(gmm.predict_proba(x))
+    colours = np.array([mpl.colors.to_rgb(_parts.colour(k)) for k in range(3)])
+    np.testing.assert_allclose(_parts.mixed_colours(gmm, x), z @ colours, rtol=1e-6)
+
+
+def test_a_million_samples(gmm, ax):
+    """Drawn as a density, all of them counted."""
+    x = np.random.default_rng(0).normal(size=(1_000_000, 4))
+    plot.ellipses(gmm, x, ax=ax)
+    (bins,) = ax.collections
+    assert bins.get_array().size < 20_000
+    other = Figure().add_subplot()
+    plot.responsibilities(gmm, x, ax=other)
+    assert "2,000 of 1,000,000" in other.get_xlabel()
+    third = Figure().add_subplot()
+    plot.histogram(gmm, x, ax=third)
+    assert len(third.patches) <= 200
+
+
+def test_many_components_are_numbered(structure, ax):
+    gmm = structure.mixture(12, 2)
+    plot.ellipses(gmm, ax=ax)
+    assert {text.get_text() for text in ax.texts} == {str(k) for k in range(12)}
+
+
+def test_components_of_no_weight_and_flat_ones(ax):
+    """The first has no weight, the second is flat to rounding, the third far away and tiny."""
+    flat = np.array([[1.0, 1.0], [1.0, 1 + 1e-14]])
+    gmm = gmmx.GaussianMixture.from_parameters(
+        [0.0, 0.5, 0.5], np.array([[0.0, 0], [1, 1], [50, 50]]),
+        np.stack([np.eye(2), flat, 1e-10 * np.eye(2)]),
+    )  # fmt: skip
+    x = np.array([[1.0, 1.0], [2.0, 2.0], [50.0, 50.0], [0.5, 0.5]])
+    for drawn in (plot.ellipses(gmm, x, ax=ax), plot.density(gmm, x), plot.histogram(gmm, x)):
+        drawn.figure.canvas.draw()
+    assert all(np.isfinite(curve).all() for curve in curves(ax))
+    assert sum(patch.get_linestyle() == ":" for patch in ax.patches) == 2
+    plot.responsibilities(gmm, x).figure.canvas.draw()
+
+
+def test_traces(x, gmm, ax):
+    em = gmmx.EMFitter(tol=1e-3).fit(x, gmm)
+    with pytest.warns(gmmx.FitWarning):
+        cut = gmmx.EMFitter(tol=0, max_iter=2).fit(x, gmm)
+    plot.trace({"whole": em, "cut": cut}, ax=ax)
+    steps, values = ax.lines[0].get_data()
+    np.testing.assert_allclose(values, [*em.history, em.log_likelihood])
+    assert list(steps) == list(range(1, int(em.n_iter) + 2))
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["whole", "cut"]
+    ends = [line.get_markerfacecolor() for line in ax.lines[1::2]]
+    assert ends == [ax.lines[0].get_color(), "white"]
+    assert plot.trace(em).get_legend() is None
+    # Under a transformation the history is padded with NaN.
+    padded = jax.jit(gmmx.EMFitter().fit)(x, gmm)
+    np.testing.assert_allclose(plot.trace(padded).lines[0].get_ydata(), values, rtol=1e-9)
+
+
+def test_a_selection(blobs):
+    with pytest.warns(gmmx.FitWarning, match="failed"):
+        chosen = gmmx.select(
+            np.repeat(blobs[::60], 20, axis=0), [1, 2, 5], ["full", "diag"],
+            fitter=gmmx.EMFitter(reg_covar=0),
+        )  # fmt: skip
+    ax = chosen.plot()
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    best = chosen.best
+    assert labels == ["full", "diag", f"best: {best.covariance_type}, {best.n_components}"]
+    ring = ax.lines[-1]
+    assert list(ring.get_xdata()) == [best.n_components] and list(ring.get_ydata()) == [best.bic]
+    crosses = sum(len(line.get_xdata()) for line in ax.lines if line.get_marker() == "x")
+    assert crosses == sum(c.failed for c in chosen.candidates) > 0
+    assert plot.selection(chosen, criterion="aic").get_ylabel().startswith("AIC (smaller")
+    with pytest.raises(ValueError, match="this selection has bic, icl, aic"):
+        plot.selection(chosen, criterion="held_out")
+
+
+def test_names_come_from_a_data_frame(gmm, x):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(x, columns=["one", "two", "three", "four"])
+    ax = plot.ellipses(gmm, frame, dims=(2, 0))
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("three", "one")
+    assert plot.histogram(gmm, frame, feature_names="abcd", dim=3).get_xlabel() == "d"
+
+
+@pytest.mark.parametrize(
+    "draw, message",
+    [
+        (lambda g, x: plot.ellipses(g, dims=(0, 4)), "features 0 to 3"),
+        (lambda g, x: plot.ellipses(g, dims=(1, 1)), "2 indices of different"),
+        (lambda g, x: plot.ellipses(g, dims=(0, 1, 2)), "2 indices"),
+        (lambda g, x: plot.density(g, levels=(0.5, 1.0)), "between 0 and 1"),
+        (lambda g, x: plot.density(g, levels=()), "between 0 and 1"),
+        (lambda g, x: plot.ellipses(g, x[:, :2]), "x has 2 features"),
+        (lambda g, x: plot.ellipses(g, x, feature_names=["a"]), "has 1 names"),
+        (lambda g, x: plot.ellipses(g, x * np.nan), "NaN"),
+        (lambda g, x: plot.responsibilities(g, None), "x is None"),
+        (lambda g, x: plot.pairs(g, dims=()), "from 1 to 12"),
+        (lambda g, x: plot.trace([]), "pass a FitResult"),
+        (lambda g, x: plot.ellipses(gmmx.GaussianMixture.create(2, 1)), "plot.histogram"),
+    ],
+)
+def test_bad_input(gmm, x, draw, message):
+    with pytest.raises(ValueError, match=message):
+        draw(gmm, x)
+
+
+def test_matplotlib_is_imported_when_it_is_needed():
+    """And drawing into Axes of one's own never imports pyplot."""
+    program = (
+        "import sys, gmmx; assert 'matplotlib' not in sys.modules\n"
+        "from matplotlib.figure import Figure\n"
+        "gmm = gmmx.GaussianMixture.create(2, 2)\n"
+        "gmmx.plot.ellipses(gmm, gmm.sample(9), ax=Figure().add_subplot())\n"
+        "gmmx.plot.pairs(gmm, gmm.sample(9), figure=Figure())\n"
+        "assert 'matplotlib.pyplot' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
