@@ -48,7 +48,7 @@ def test_a_padded_start_has_the_components_asked_for(iris, structure):
 
 def test_it_is_the_fit_of_exactly_so_many_components(iris, structure, selection):
     """A component of weight zero changes nothing: the parameters, the steps, the status."""
-    for k in SIZES:
+    for k in (2, 3):
         row = next(
             c
             for c in selection.candidates
@@ -182,6 +182,14 @@ def test_one_program_serves_every_number_of_components(blobs):
     finally:
         jax.monitoring.unregister_event_duration_listener(count)
     assert not programs
+
+
+def test_large_data_have_a_second_program():
+    """Where idle components cost more than to compile once more."""
+    assert set(internals._padded([1, 2, 5, 9], jax.numpy.zeros((1000, 5))).values()) == {9}
+    many = jax.ShapeDtypeStruct((2_000_000, 10), np.float32)
+    assert internals._padded([1, 2, 5, 9], many) == {1: 5, 2: 5, 5: 5, 9: 9}
+    assert internals._padded([6, 9], many) == {6: 9, 9: 9}
 
 
 def test_float32(blobs):

@@ -124,7 +124,7 @@ def _check_sizes(n_components: int | Iterable[int]) -> list[int]:
     return list(dict.fromkeys(sizes))
 
 
-def _padded(sizes: list[int], x: Array) -> dict[int, int]:
+def _padded(sizes: list[int], x: Any) -> dict[int, int]:
     """For each number of components, how many the program has that it is fitted in.
 
     One program for all costs up to twice the work of exact sizes; a second one, for the lower

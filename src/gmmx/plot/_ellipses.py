@@ -66,8 +66,8 @@ def draw_ellipses(ax: Axes, marginal: _parts.Marginal, levels: list[float]) -> N
             )
         if numbered:
             ax.text(
-                *mean, str(k), color=colour, ha="center", va="center", size="small",
-                weight="bold", zorder=5, clip_on=True,
+                float(mean[0]), float(mean[1]), str(k), color=colour, ha="center", va="center",
+                size="small", weight="bold", zorder=5, clip_on=True,
             )  # fmt: skip
         else:
             ax.plot(*mean, "x" if absent else "o", ms=4.5, mec="white", mew=0.8, c=colour, zorder=4)

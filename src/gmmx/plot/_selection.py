@@ -2,6 +2,7 @@
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from .._selection import CRITERIA, Selection
 from . import _parts
@@ -56,6 +57,6 @@ def selection(
         )  # fmt: skip
     sense = "smaller" if CRITERIA[criterion] < 0 else "larger"
     ax.set(xlabel="components", ylabel=f"{_LABELS[criterion]} ({sense} is better)")
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(frameon=False, fontsize="small")
     return ax

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from .._fit.result import FitResult
 from . import _parts
@@ -58,7 +59,7 @@ def trace(
         ax.set_xscale("log")
         ax.xaxis.set_major_formatter("{x:.0f}")
     else:
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set(xlabel="step", ylabel="mean log-likelihood, nats")
     if len(named) > 1 or isinstance(results, Mapping):
         ax.legend(frameon=False, loc="lower right")
