@@ -76,8 +76,8 @@ def _shade(part: float) -> Any:
 
 
 def _draw_log(ax: Axes, axes: list[np.ndarray], log_density: np.ndarray) -> None:
-    highest = float(log_density.max())
-    steps = np.linspace(highest - _DEPTH, highest, 21)
+    highest = np.ceil(log_density.max())
+    steps = np.arange(highest - _DEPTH, highest + 1)
     filled = ax.contourf(*axes, log_density, steps, cmap="cividis", extend="min", zorder=0)
     bar = ax.figure.colorbar(filled, ax=ax, format="%.0f")
     bar.set_label("log density, nats")

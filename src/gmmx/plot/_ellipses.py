@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Polygon
+from matplotlib.patheffects import withStroke
 
 from .._mixture import GaussianMixture
 from . import _parts
@@ -66,8 +67,9 @@ def draw_ellipses(ax: Axes, marginal: _parts.Marginal, levels: list[float]) -> N
             )
         if numbered:
             ax.text(
-                float(mean[0]), float(mean[1]), str(k), color=colour, ha="center", va="center",
+                float(mean[0]), float(mean[1]), str(k), color=_parts.INK, ha="center", va="center",
                 size="small", weight="bold", zorder=5, clip_on=True,
+                path_effects=[withStroke(linewidth=2.5, foreground="white")],
             )  # fmt: skip
         else:
             ax.plot(*mean, "x" if absent else "o", ms=4.5, mec="white", mew=0.8, c=colour, zorder=4)
