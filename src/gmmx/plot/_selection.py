@@ -45,8 +45,8 @@ def selection(
         colour, failed = _parts.colour(i), np.isnan(value)
         ax.plot(k, value, c=colour, marker=_MARKERS[i % len(_MARKERS)], ms=5, lw=1.5, label=name)
         ax.plot(
-            k[failed], np.full(failed.sum(), 0.02 + 0.035 * i), "x", c=colour, ms=7, mew=2, clip_on=False,
-            transform=ax.get_xaxis_transform(),
+            k[failed], np.full(failed.sum(), 0.02 + 0.035 * i), "x", c=colour, ms=7, mew=2,
+            clip_on=False, transform=ax.get_xaxis_transform(),
         )  # fmt: skip
     values = np.array([getattr(c, criterion) for c in rows])
     if not np.isnan(values).all():
