@@ -10,6 +10,7 @@ over the whole batch at once, and differentiates both ways.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 # Up to this size a matrix is eliminated in a loop; a larger one is halved, and the halves joined
@@ -141,3 +142,83 @@ def exp_diagonal(log_factor: Float[Array, "*k d d"]) -> Float[Array, "*k d d"]:
     diagonal = jnp.diagonal(log_factor, axis1=-2, axis2=-1)
     identity = jnp.eye(log_factor.shape[-1], dtype=log_factor.dtype)
     return jnp.tril(log_factor, -1) + jnp.exp(diagonal)[..., None] * identity
+
+
+def orthogonalise_rows(
+    matrix: Float[Array, "*k d m"],
+) -> tuple[Float[Array, "*k d d"], Float[Array, "*k d m"]]:
+    """(Q, QA) with Q orthogonal and the rows of QA orthogonal: a singular value decomposition.
+
+    One-sided Jacobi rotations (Hestenes 1958), d/2 pairs of rows at once in the order of a
+    round-robin tournament. The rows' norms are the singular values, in no order, and a small one
+    is as accurate, relative to itself, as a large one (Demmel & Veselić 1992).
+
+    Neither takes part in any derivative: they are not unique, and have none, where singular
+    values are equal. A formula that also holds for rows that are orthogonal only nearly, given
+    QA with a constant Q, has the derivatives of what it stands for; see `damp`.
+    """
+    d, m = matrix.shape[-2:]
+    matrix = jax.lax.stop_gradient(matrix)
+    identity = jnp.broadcast_to(jnp.eye(d, dtype=matrix.dtype), (*matrix.shape[:-2], d, d))
+    if d == 1:
+        return identity, matrix
+    largest = jnp.max(jnp.abs(matrix), axis=(-2, -1), keepdims=True)
+    rows = jnp.concatenate([matrix / largest, identity], axis=-1)
+    half = (d + 1) // 2
+    if d % 2:
+        rows = jnp.concatenate([rows, jnp.zeros_like(rows[..., :1, :])], axis=-2)
+    # Row 0 stays; the others move on by one seat, down one side of the table and up the other.
+    seats = np.concatenate([np.arange(half), np.arange(half, 2 * half)[::-1]])
+    moved = np.empty_like(seats)
+    moved[seats] = np.concatenate([seats[:1], np.roll(seats[1:], 1)])
+    precision = 4 * jnp.finfo(matrix.dtype).eps
+
+    def turn(_: int | Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        rows, turned = carry
+        a, b = rows[..., :half, :], rows[..., half:, :]
+        norms = [jnp.sqrt(jnp.sum(side[..., :m] ** 2, -1, keepdims=True)) for side in (a, b)]
+        cross = jnp.sum(a[..., :m] * b[..., :m], -1, keepdims=True)
+        apart = jnp.abs(cross) > precision * norms[0] * norms[1]
+        zeta = (norms[1] - norms[0]) * (norms[1] + norms[0]) / (2 * jnp.where(apart, cross, 1))
+        tangent = jnp.where(zeta < 0, -1, 1) / (jnp.abs(zeta) + jnp.hypot(1, zeta))
+        tangent = jnp.where(apart, tangent, 0).astype(rows.dtype)
+        cosine = jax.lax.rsqrt(1 + tangent**2)
+        sine = cosine * tangent
+        rows = jnp.concatenate([cosine * a - sine * b, sine * a + cosine * b], axis=-2)
+        return rows[..., moved, :], turned | jnp.any(apart)
+
+    def sweep(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        rows, _, count = carry
+        rows, turned = jax.lax.fori_loop(0, 2 * half - 1, turn, (rows, jnp.asarray(False)))
+        return rows, turned, count + 1
+
+    # Six to ten sweeps; the limit is for rounding that goes on and on.
+    start = (rows, jnp.asarray(True), jnp.zeros((), jnp.int32))
+    rows, _, _ = jax.lax.while_loop(lambda carry: carry[1] & (carry[2] < 30), sweep, start)
+    return rows[..., :d, m:], rows[..., :d, :m] * largest
+
+
+def damp(
+    factor: Float[Array, "#k d d"], y: Float[Array, "k d n"], variance: Float[Array, "*n"]
+) -> tuple[Float[Array, "k d n"], Float[Array, "k #n"]]:
+    """(I + s_iAAᵀ)⁻¹y_i and ½ log|I + s_iAAᵀ|: one s for all, or one for each of the n.
+
+    Diagonalised once, so that a sample costs products of d² and no factorisation of its own.
+    """
+    # AAᵀ = Qᵀ(D + E)Q, where E is zero up to rounding but carries the derivatives that Q does
+    # not. Series in E to second order make values exact, and first and second derivatives.
+    rotation, rows = orthogonalise_rows(factor)
+    moving = product(rotation, factor)
+    rows = rows + (moving - jax.lax.stop_gradient(moving))
+    gram = product(rows, rows.mT)
+    diagonal = jnp.diagonal(gram, axis1=-2, axis2=-1)[..., None]
+    rest = gram * (1 - jnp.eye(gram.shape[-1], dtype=gram.dtype))
+    shrunk = 1 / (1 + variance * diagonal)
+    weight = variance * shrunk
+    first = shrunk * product(rotation, y)
+    second = weight * product(rest, first)
+    third = weight * product(rest, second)
+    damped = product(rotation.mT, first - second + third)
+    log_det = jnp.log1p(variance * diagonal) - weight * product(rest**2, weight) / 2
+    half = jnp.sum(log_det, axis=-2) / 2
+    return damped, jnp.broadcast_to(half, (y.shape[0], half.shape[1]))

@@ -17,6 +17,7 @@ from ._covariance import AbstractCovariance, structure_named
 from ._density import evaluate
 from ._linalg import einsum, inverse_lower
 from ._moments import Moments, maximise, rows_moments
+from ._scores import noise_score
 
 if TYPE_CHECKING:
     from ._posterior import AbstractPosterior
@@ -269,6 +270,23 @@ class GaussianMixture(eqx.Module):
     def score(self, x: Any) -> Float[Array, ""]:
         """The mean log-density of the points, in nats a sample."""
         return jnp.mean(self.log_prob(x))
+
+    def noise_score(self, x: Any, sigma: Any) -> Float[Array, "*batch d"]:
+        r"""The gradient in x of the log-density of the mixture under normal noise.
+
+        $$\nabla_x \log \big(p * \mathcal{N}(0, \sigma^2 I)\big)(x)
+          = -\sum_k r_k(x)\,(\Sigma_k + \sigma^2 I)^{-1}(x - \mu_k)$$
+
+        **Arguments:**
+
+        - `x`: points, `(*batch, d)`.
+        - `sigma`: σ ≥ 0, in the units of x: one for all points, or a shape that broadcasts to
+            `(*batch,)`. Zero gives the score of the mixture itself.
+
+        **Returns:** the scores, `(*batch, d)`. They differentiate in x, σ and every leaf; exactly
+        up to the second derivatives where each point has a σ of its own.
+        """
+        return noise_score(self, x, sigma)
 
     # Criteria
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from .._checks import check_positive, check_symmetric
-from .._linalg import inverse_lower, reverse_root
+from .._linalg import damp, inverse_lower, reverse_root
 from .._noise import noise_root
 from .._orthogonal import condition_factor, lower_factor, lower_root
 
@@ -182,6 +182,16 @@ class AbstractCovariance(eqx.Module):
         Asked only where √`cancellation` is small against 1/ε.
         """
         return self.whiten(x, means)
+
+    def damp(
+        self, y: Float[Array, "k d n"], variance: Float[Array, "*n"]
+    ) -> tuple[Float[Array, "k d n"], Float[Array, "k #n"]]:
+        """(I + s_iW_kW_kᵀ)⁻¹y_i and ½ log|I + s_iW_kW_kᵀ|, for one s or one a sample.
+
+        It is what noise of variance s in each feature of x makes of a density:
+        (Σ_k + sI)⁻¹(x − μ_k) = W_kᵀ(I + sW_kW_kᵀ)⁻¹y.
+        """
+        return damp(self.factors(*y.shape[:2]), y, variance)
 
     @abc.abstractmethod
     def half_log_det(self, n_features: int) -> Float[Array, " *k"]:

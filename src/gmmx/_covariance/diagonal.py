@@ -95,6 +95,12 @@ class DiagonalCovariance(AbstractCovariance):
     def whiten(self, x: Float[Array, "n d"], means: Float[Array, "k d"]) -> Float[Array, "k d n"]:
         return (x.T - means[:, :, None]) * self.precisions_cholesky[:, :, None]
 
+    def damp(
+        self, y: Float[Array, "k d n"], variance: Float[Array, "*n"]
+    ) -> tuple[Float[Array, "k d n"], Float[Array, "k #n"]]:
+        ratio = self.precisions[:, :, None] * variance
+        return y / (1 + ratio), jnp.sum(jnp.log1p(ratio), axis=1) / 2
+
     def half_log_det(self, n_features: int) -> Float[Array, " k"]:
         return jnp.sum(self.log_cholesky, axis=-1)
 

@@ -94,6 +94,12 @@ class SphericalCovariance(AbstractCovariance):
     def whiten(self, x: Float[Array, "n d"], means: Float[Array, "k d"]) -> Float[Array, "k d n"]:
         return (x.T - means[:, :, None]) * self.precisions_cholesky[:, None, None]
 
+    def damp(
+        self, y: Float[Array, "k d n"], variance: Float[Array, "*n"]
+    ) -> tuple[Float[Array, "k d n"], Float[Array, "k #n"]]:
+        ratio = self.precisions[:, None] * variance
+        return y / (1 + ratio[:, None]), y.shape[1] * jnp.log1p(ratio) / 2
+
     def half_log_det(self, n_features: int) -> Float[Array, " k"]:
         return n_features * self.log_cholesky
 

@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 
 from .._checks import check_positive, check_symmetric
 from .._linalg import (
+    damp,
     einsum,
     exp_diagonal,
     inverse_lower,
@@ -95,6 +96,11 @@ class TiedCovariance(AbstractCovariance):
         self, x: Float[Array, "n d"], means: Float[Array, "k d"]
     ) -> Float[Array, "k d n"]:
         return product(self._factor, x.T) - product(self._factor, means[:, :, None])
+
+    def damp(
+        self, y: Float[Array, "k d n"], variance: Float[Array, "*n"]
+    ) -> tuple[Float[Array, "k d n"], Float[Array, "k #n"]]:
+        return damp(self._factor[None], y, variance)
 
     def half_log_det(self, n_features: int) -> Float[Array, ""]:
         return jnp.trace(self.log_cholesky)

@@ -1,0 +1,207 @@
+"""The score under noise: against the convolved mixture, its derivatives, and in float32."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+
+import gmmx
+from gmmx._linalg import orthogonalise_rows
+
+K, D, N = 3, 4, 12
+SIGMAS = np.concatenate([[0.0], np.geomspace(1e-3, 1e3, N - 1)])
+
+
+def points(n=N, d=D, seed=1):
+    return 3 * np.random.default_rng(seed).normal(size=(n, d))
+
+
+def reference(structure, k, d, x, sigma):
+    """The score of the convolved mixture from dense covariances, a sample at a time."""
+    weights, means, covariances = structure.parameters(k, d)
+    dense = structure.dense(covariances, k, d)
+    scores = []
+    for row, width in zip(x, np.broadcast_to(sigma, len(x)), strict=True):
+        noisy = dense + width**2 * np.eye(d)
+        solved = np.linalg.solve(noisy, (row - means)[..., None])[..., 0]
+        log_joint = np.log(weights) - np.linalg.slogdet(noisy)[1] / 2
+        log_joint -= np.sum((row - means) * solved, axis=1) / 2
+        scores.append(-scipy.special.softmax(log_joint) @ solved)
+    return np.array(scores)
+
+
+@pytest.mark.parametrize("d", [1, 2, D, 7])
+def test_orthogonal_rows_are_a_singular_value_decomposition(d):
+    rng = np.random.default_rng(0)
+    matrix = rng.normal(size=(5, d, d + 1)) * np.geomspace(1, 1e-4, d)[:, None]
+    rotation, rows = orthogonalise_rows(jnp.asarray(matrix))
+    np.testing.assert_allclose(
+        rotation @ rotation.mT, np.broadcast_to(np.eye(d), (5, d, d)), atol=1e-13
+    )
+    np.testing.assert_allclose(rotation @ matrix, rows, atol=1e-13)
+    norms = np.sort(np.linalg.norm(rows, axis=-1), axis=-1)[:, ::-1]
+    np.testing.assert_allclose(norms, np.linalg.svd(matrix, compute_uv=False), rtol=1e-10)
+    unit = rows / jnp.linalg.norm(rows, axis=-1, keepdims=True)
+    np.testing.assert_allclose(unit @ unit.mT, rotation @ rotation.mT, atol=1e-13)
+
+
+@pytest.mark.parametrize("d", [1, D])
+def test_score_is_the_dense_reference(structure, d):
+    gmm, x = structure.mixture(K, d), points(d=d)
+    for sigma in (0.0, 0.7, 20.0, SIGMAS):
+        wanted = reference(structure, K, d, x, sigma)
+        np.testing.assert_allclose(gmm.noise_score(x, sigma), wanted, rtol=1e-10, atol=1e-12)
+
+
+def test_score_is_the_gradient_of_the_convolved_density(structure):
+    gmm, x = structure.mixture(K, D), jnp.asarray(points())
+    dense = structure.dense(np.asarray(gmm.covariances), K, D)
+    for sigma in (0.0, 1.3):
+        noisy = gmmx.GaussianMixture.from_parameters(
+            gmm.weights, gmm.means, dense + sigma**2 * np.eye(D)
+        )
+        gradient = jax.grad(lambda x, noisy=noisy: noisy.log_prob(x).sum())(x)
+        np.testing.assert_allclose(gmm.noise_score(x, sigma), gradient, rtol=1e-10, atol=1e-12)
+
+
+def test_derivatives_are_finite_differences(structure):
+    gmm, x, sigma = structure.mixture(K, 3), jnp.asarray(points(4, 3)), jnp.asarray(SIGMAS[::3])
+    leaves, tree = jax.tree.flatten((gmm, x, sigma))
+
+    @jax.jit
+    def value(leaves):
+        gmm, x, sigma = tree.unflatten(leaves)
+        return jnp.sum(jnp.sin(gmm.noise_score(x, sigma)))
+
+    gradient = jax.jit(jax.grad(value))(leaves)
+    step = 1e-5
+    for i, (leaf, exact) in enumerate(zip(leaves, gradient, strict=True)):
+        for index in np.ndindex(leaf.shape):
+            if np.shape(leaf) == sigma.shape and float(leaf[index]) < step:
+                continue  # σ is not negative
+            h = step * max(1e-3, min(1, abs(float(leaf[index]))))
+            up, down = (
+                value([*leaves[:i], leaf.at[index].add(shift), *leaves[i + 1 :]])
+                for shift in (h, -h)
+            )
+            np.testing.assert_allclose(exact[index], (up - down) / (2 * h), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["full", "tied"])
+def test_second_derivatives_where_singular_values_are_equal(name, structures):
+    """Where no decomposition has derivatives: covariances of one, and the noise added by hand."""
+    d = 2
+    natural = structures[name].natural(np.broadcast_to(np.eye(d), (K, d, d)))
+    _, means, _ = structures[name].parameters(K, d)
+    gmm = gmmx.GaussianMixture.from_parameters(np.full(K, 1 / K), means, natural, name)
+    x, sigma = jnp.asarray(points(2, d)), jnp.asarray([0.3, 2.0])
+
+    def by_score(factor):
+        moved = gmmx.GaussianMixture(gmm.logits, gmm.means, type(gmm.structure)(factor))
+        return jnp.sum(jnp.sin(moved.noise_score(x, sigma)))
+
+    def by_hand(factor):
+        moved = gmmx.GaussianMixture(gmm.logits, gmm.means, type(gmm.structure)(factor))
+        noisy = moved.covariances + sigma[:, None, None, None] ** 2 * jnp.eye(d)
+        noisy = jnp.broadcast_to(noisy, (2, K, d, d)) if name == "full" else noisy.reshape(2, d, d)
+
+        def score(x, noisy):
+            covariance = gmmx.GaussianMixture.from_parameters(gmm.weights, gmm.means, noisy, name)
+            return jax.grad(lambda x: covariance.log_prob(x))(x)
+
+        return jnp.sum(jnp.sin(jax.vmap(score)(x, noisy)))
+
+    leaf = gmm.structure.log_cholesky
+    for derivative in (jax.jacfwd, jax.hessian):
+        np.testing.assert_allclose(
+            derivative(by_score)(leaf), derivative(by_hand)(leaf), rtol=1e-9, atol=1e-11
+        )
+
+
+def test_composes_with_transformations(structure):
+    gmm, x = structure.mixture(K, D), jnp.asarray(points())
+    whole = gmm.noise_score(x, SIGMAS)
+    each = jax.jit(jax.vmap(lambda x, sigma: gmm.noise_score(x, sigma)))(x, jnp.asarray(SIGMAS))
+    np.testing.assert_allclose(each, whole, rtol=1e-11)
+    grid = gmm.noise_score(x.reshape(3, 4, D), SIGMAS.reshape(3, 4))
+    np.testing.assert_allclose(grid, whole.reshape(3, 4, D), rtol=1e-12)
+    levels = gmm.noise_score(jnp.broadcast_to(x, (2, N, D)), [[0.1], [1]])
+    np.testing.assert_allclose(levels[1], gmm.noise_score(x, 1), rtol=1e-12)
+    assert gmm.noise_score(x[0], 1).shape == (D,)
+    assert gmm.noise_score(x[:0], 1).shape == (0, D)
+
+
+def test_chunked_is_whole(structure):
+    gmm, x = structure.mixture(16, 8), points(6000, 8)
+    sigma = np.geomspace(1e-2, 1e2, len(x))
+    parts = [gmm.noise_score(a, b) for a, b in zip(x.reshape(60, 100, 8), sigma.reshape(60, 100))]
+    np.testing.assert_allclose(gmm.noise_score(x, sigma), np.concatenate(parts), rtol=1e-10)
+
+
+def test_calls_no_lapack(structure):
+    gmm, x = structure.mixture(K, D), jnp.asarray(points())
+    program = jax.jit(jax.grad(lambda gmm: gmm.noise_score(x, SIGMAS).sum())).lower(gmm).as_text()
+    assert "lapack" not in program and "custom_call" not in program
+
+
+def test_a_component_of_no_weight(structure):
+    _, means, covariances = structure.parameters(K, D)
+    weights = np.array([0.0, 0.25, 0.75])
+    gmm = gmmx.GaussianMixture.from_parameters(weights, means, covariances, structure.name)
+    gradient = jax.grad(lambda gmm: jnp.sum(gmm.noise_score(points(), SIGMAS) ** 2))(gmm)
+    for leaf in jax.tree.leaves(gradient):
+        assert np.isfinite(leaf).all()
+    near = gmmx.GaussianMixture(gmm.logits.at[0].set(-500), gmm.means, gmm.structure)
+    np.testing.assert_allclose(gmm.noise_score(points(), 1), near.noise_score(points(), 1))
+
+
+def hard(name, rng):
+    """(means, roots of the covariances, σ), each hard for float32 in a way of its own."""
+    roots = rng.normal(size=(K, D, D)) / 2 + np.eye(D)
+    means = 3 * rng.normal(size=(K, D))
+    if name == "offset 1e4":
+        return means + 1e4, roots, 0.5
+    if name == "narrow":
+        return means, 1e-4 * roots, 1e-3
+    if name == "much noise":
+        return means, 1e-2 * roots, 1e3
+    if name == "scales 1e-6 to 1e6":
+        scale = np.geomspace(1e-6, 1e6, D)
+        return means * scale, roots * scale[:, None], 1e-6
+    rotation, _ = np.linalg.qr(roots)
+    return means, rotation * np.geomspace(1, 1e-2, D), 1e-2
+
+
+@pytest.mark.parametrize(
+    "name", ["offset 1e4", "narrow", "much noise", "scales 1e-6 to 1e6", "condition 1e4"]
+)
+def test_float32(name):
+    rng = np.random.default_rng(3)
+    means, roots, sigma = hard(name, rng)
+    gmm = gmmx.GaussianMixture.from_parameters(
+        np.full(K, 1 / K), means, roots @ roots.transpose(0, 2, 1)
+    )
+    single = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), gmm)
+    double = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), single)
+    x = np.asarray(gmm.sample(50) + sigma * rng.normal(size=(50, D)), np.float32)
+    for width in (np.float32(sigma), np.full(50, sigma, np.float32)):
+        got = single.noise_score(x, width)
+        wanted = np.asarray(double.noise_score(x.astype(np.float64), width.astype(np.float64)))
+        assert got.dtype == np.float32
+        scale = np.abs(wanted).max(axis=0)
+        assert (np.abs(np.asarray(got) - wanted) < 3e-5 * scale).all()
+
+
+def test_bad_sigma():
+    gmm = gmmx.GaussianMixture.create(2, 3)
+    x = np.zeros((5, 3))
+    for sigma, match in (
+        (-1.0, "negative"), (np.nan, "NaN"), (np.ones(3), "one for each"),
+        (np.ones((5, 3)), "one for each"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=match):
+            gmm.noise_score(x, sigma)
+    with pytest.raises(ValueError, match="3 features"):
+        gmm.noise_score(np.zeros((5, 2)), 1)
+    assert np.isfinite(gmm.noise_score([[0, 1, 2]], 1)).all()
