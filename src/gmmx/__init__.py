@@ -6,10 +6,20 @@ from importlib.metadata import version as _version
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
-from ._algebra.product import log_overlap as log_overlap
 from ._algebra.product import product as product
 from ._batch import MixtureBatch as MixtureBatch
 from ._covariance import AbstractCovariance as AbstractCovariance
+from ._divergences.entropy import EntropyBounds as EntropyBounds
+from ._divergences.entropy import entropy_bounds as entropy_bounds
+from ._divergences.kl import MonteCarlo as MonteCarlo
+from ._divergences.kl import kl_divergence as kl_divergence
+from ._divergences.kl import kl_upper_bound as kl_upper_bound
+from ._divergences.kl import kl_variational as kl_variational
+from ._divergences.overlap import integrated_squared_error as integrated_squared_error
+from ._divergences.overlap import log_overlap as log_overlap
+from ._divergences.overlap import pairwise_log_overlap as pairwise_log_overlap
+from ._divergences.wasserstein import mixture_wasserstein as mixture_wasserstein
+from ._divergences.wasserstein import wasserstein_gaussian as wasserstein_gaussian
 from ._files import FileError as FileError
 from ._fit.base import AbstractFitter as AbstractFitter
 from ._fit.base import FitState as FitState

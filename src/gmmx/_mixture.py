@@ -17,6 +17,7 @@ from ._covariance import AbstractCovariance, structure_named
 from ._density import evaluate
 from ._linalg import einsum, inverse_lower
 from ._moments import Moments, maximise, rows_moments
+from ._pathwise import pathwise as reparameterised
 from ._scores import noise_score
 
 if TYPE_CHECKING:
@@ -304,12 +305,23 @@ class GaussianMixture(eqx.Module):
 
     # Sampling
 
-    def sample(self, n_samples: int, *, key: PRNGKeyArray | None = None) -> Float[Array, "n d"]:
+    def sample(
+        self, n_samples: int, *, key: PRNGKeyArray | None = None, pathwise: bool = False
+    ) -> Float[Array, "n d"]:
         """Draws from the mixture, `(n_samples, d)`.
 
         Without a key `jax.random.key(0)` is used: the draws are the same each time.
+
+        **Arguments:**
+
+        - `pathwise`: the same draws, but their derivatives are those of the distribution: the
+            gradient of a mean over draws estimates, without bias, the gradient of the
+            expectation in every leaf, the weights included (Figurnov, Mohamed & Mnih 2018).
+            Without it a draw moves with the one component that it came from, and the weights
+            have no gradient.
         """
-        return self.sample_with_labels(n_samples, key=key)[0]
+        x = self.sample_with_labels(n_samples, key=key)[0]
+        return reparameterised(self, x) if pathwise else x
 
     def sample_with_labels(
         self, n_samples: int, *, key: PRNGKeyArray | None = None

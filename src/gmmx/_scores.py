@@ -37,7 +37,7 @@ def _check_sigma(sigma: Any, batch: tuple[int, ...]) -> Array:
             f"sigma has shape {sigma.shape}, which does not broadcast to the points' {batch}. "
             "Give one number for all of them, or one for each, without an axis of features."
         )
-    _checks.check_finite(sigma, "sigma")
+    _checks.check_finite(jnp.atleast_1d(sigma), "sigma")
     if _checks.is_concrete(sigma) and bool(jnp.any(sigma < 0)):
         raise ValueError(
             f"sigma holds negative values, the least {float(sigma.min()):g}. It is a standard "

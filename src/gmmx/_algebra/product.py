@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .. import _checks
 from .._covariance import structure_named
+from .._divergences.pair import matched
 from .._linalg import product as matrix_product
 from .._orthogonal import condition_factor
 
@@ -28,26 +28,9 @@ def product(p: "GaussianMixture", q: "GaussianMixture") -> "GaussianMixture":
 
     **Raises:** `ValueError` where the two have different numbers of features.
     """
-    logits, means, factors = _pairs(*_of_one_space(p, q))
+    logits, means, factors = _pairs(*matched(p, q))
     structure = structure_named("full").from_precisions_cholesky(factors.mT)
     return type(p)(logits, means, structure)
-
-
-def log_overlap(p: "GaussianMixture", q: "GaussianMixture") -> Float[Array, ""]:
-    """log ∫ p(x)q(x) dx = log Σ_ij w_i w_j N(μ_j; μ_i, Σ_i + Σ_j)
-
-    **Raises:** `ValueError` where the two have different numbers of features.
-    """
-    return jax.nn.logsumexp(_pairs(*_of_one_space(p, q))[0])
-
-
-def _of_one_space(p: "GaussianMixture", q: "GaussianMixture") -> tuple:
-    if p.n_features != q.n_features:
-        raise ValueError(
-            f"the mixtures have {p.n_features} and {q.n_features} features; both have to be "
-            "densities of the same x. See marginal for fewer features."
-        )
-    return _checks.same_dtype(p, q)
 
 
 @jax.jit

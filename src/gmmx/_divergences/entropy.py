@@ -1,0 +1,58 @@
+"""The entropy of a mixture, which has no closed form, between bounds that have one."""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .._linalg import inverse_root
+from .._mixture import GaussianMixture
+from .kl import pairwise_kl
+from .overlap import pairwise_sum
+from .pair import half_log_det
+
+
+class EntropyBounds(NamedTuple):
+    """Between these lies the differential entropy."""
+
+    lower: Float[Array, ""]
+    upper: Float[Array, ""]
+
+
+def entropy_bounds(p: GaussianMixture) -> EntropyBounds:
+    r"""Bounds of the differential entropy −∫ p log p, in nats, in closed form.
+
+    With H_k the entropy of component k, each is the better of two:
+
+    $$\begin{aligned}
+    H &\ge -\sum_k w_k \log \sum_l w_l\, \mathcal{N}(\mu_k; \mu_l, \Sigma_k + \Sigma_l),
+    &\quad H &\ge \sum_k w_k \Big(H_k - \log \sum_l w_l e^{-B(p_k, p_l)}\Big),\\
+    H &\le \tfrac12 \log \big((2\pi e)^d |\operatorname{Cov} p|\big),
+    &\quad H &\le \sum_k w_k \Big(H_k - \log \sum_l w_l e^{-D(p_k \| p_l)}\Big)
+    \end{aligned}$$
+
+    with the Bhattacharyya distance B and the Kullback–Leibler divergence D. The first on the left
+    is of Huber et al. 2008, those on the right are of Kolchinsky & Tracey 2017; the latter upper
+    bound is never above that of Huber et al., and both on the right are exact where components
+    lie far apart and where they coincide.
+    """
+    d = p.n_features
+    total, distance = pairwise_sum(p, p)
+    own = half_log_det(p)
+    each = d * (1 + math.log(2 * math.pi)) / 2 - own
+    overlap = -total - distance / 2 - d * math.log(2 * math.pi) / 2
+    # Through ½ log|(Σ_k + Σ_l)/2| − ¼ log|Σ_k| − ¼ log|Σ_l|.
+    bhattacharyya = distance / 4 + total - d * math.log(2) / 2 + (own[:, None] + own) / 2
+
+    def mixed(log_likeness: Float[Array, "k k"]) -> Float[Array, " k"]:
+        return -jax.nn.logsumexp(p.log_weights + log_likeness, axis=1)
+
+    lower = jnp.maximum(
+        jnp.sum(p.weights * mixed(overlap)), jnp.sum(p.weights * (each + mixed(-bhattacharyya)))
+    )
+    root = inverse_root(p.covariance())
+    whole = d * (1 + math.log(2 * math.pi)) / 2 - jnp.sum(jnp.log(jnp.diagonal(root)))
+    upper = jnp.minimum(whole, jnp.sum(p.weights * (each + mixed(-pairwise_kl(p, p)))))
+    return EntropyBounds(lower, upper)

@@ -1,0 +1,127 @@
+"""The Kullback–Leibler divergence, which has no closed form: estimated, approximated, bounded."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from .. import _checks
+from .._linalg import inverse_lower, product
+from .._mixture import GaussianMixture
+from .pair import factors, half_log_det, matched
+
+
+class MonteCarlo(NamedTuple):
+    """An estimate from draws."""
+
+    value: Float[Array, ""]
+    standard_error: Float[Array, ""]
+
+
+def kl_divergence(
+    p: GaussianMixture,
+    q: GaussianMixture,
+    n_samples: int = 10_000,
+    *,
+    key: PRNGKeyArray | None = None,
+) -> MonteCarlo:
+    r"""The divergence of p from q, estimated from draws of p.
+
+    $$D(p \| q) = \mathbb{E}_p[\log p(x) - \log q(x)]$$
+
+    Its derivatives are unbiased as well, in the leaves of both: the draws are pathwise.
+
+    **Arguments:**
+
+    - `n_samples`: how many draws, at least two.
+    - `key`: `jax.random.key(0)` if there is none.
+
+    **Returns:** `(value, standard_error)`, in nats.
+    """
+    p, q = matched(p, q)
+    n_samples = _checks.check_count(n_samples, "n_samples")
+    if n_samples < 2:
+        raise ValueError("n_samples=1; a standard error needs two draws or more.")
+    x = p.sample(n_samples, key=key, pathwise=True)
+    values = p.log_prob(x) - q.log_prob(x)
+    return MonteCarlo(jnp.mean(values), jnp.std(values, ddof=1) / n_samples**0.5)
+
+
+def pairwise_kl(p: GaussianMixture, q: GaussianMixture) -> Float[Array, "k l"]:
+    """D(N_k ‖ N_l) for every component of p and every one of q, in nats."""
+    p, q = matched(p, q)
+    d = p.n_features
+    roots = inverse_lower(factors(p))
+
+    # ½(‖W_lW_k⁻¹‖² + ‖W_l(μ_k − μ_l)‖² − d) + log|W_k| − log|W_l|, one of p's at a time.
+    def with_all(component: tuple[Array, Array]) -> Array:
+        root, mean = component
+        relative = product(factors(q), jnp.broadcast_to(root, factors(q).shape))
+        apart = product(factors(q), (mean - q.means)[..., None])
+        return jnp.sum(relative**2, axis=(-2, -1)) + jnp.sum(apart**2, axis=(-2, -1))
+
+    distance = jax.lax.map(with_all, (roots, p.means))
+    return (distance - d) / 2 + half_log_det(p)[:, None] - half_log_det(q)
+
+
+def kl_variational(p: GaussianMixture, q: GaussianMixture) -> Float[Array, ""]:
+    r"""The variational approximation of D(p‖q) (Hershey & Olsen 2007, equation 18).
+
+    $$\sum_k w_k \log \frac{\sum_{k'} w_{k'} e^{-D(p_k \| p_{k'})}}{\sum_l v_l e^{-D(p_k \| q_l)}}$$
+
+    It is zero where p = q, but no bound of either side, and may be negative.
+    """
+    p, q = matched(p, q)
+    own = jax.nn.logsumexp(p.log_weights - pairwise_kl(p, p), axis=1)
+    other = jax.nn.logsumexp(q.log_weights - pairwise_kl(p, q), axis=1)
+    return jnp.sum(p.weights * (own - other))
+
+
+def kl_upper_bound(p: GaussianMixture, q: GaussianMixture) -> Float[Array, ""]:
+    r"""The variational upper bound of D(p‖q) (Hershey & Olsen 2007, section 8).
+
+    Each component of p is split into parts φ_{l|k} and each of q into parts ψ_{k|l}, and then
+
+    $$D(p \| q) \le \sum_{kl} w_k \varphi_{l|k}
+      \Big[\log \frac{w_k \varphi_{l|k}}{v_l \psi_{k|l}} + D(p_k \| q_l)\Big],$$
+
+    least over both, which are improved in turn. The bound is convex in them and holds at any.
+    Derivatives are those at the best split, held fixed (the envelope theorem).
+    """
+    p, q = matched(p, q)
+    divergence = pairwise_kl(p, q)
+    log_p, log_q = p.log_weights[:, None], q.log_weights[None]
+    log_parts, log_shares = _best_split(*jax.lax.stop_gradient((log_p, log_q, divergence)))
+    mass = jnp.exp(log_p + log_parts)
+    # Where there is no mass nothing is added, and the logarithm of nothing is not looked at.
+    some = jax.lax.stop_gradient(mass) > 0
+    ratio = jnp.where(some, log_p + log_parts - log_q - log_shares, 0)
+    return jnp.sum(jnp.where(some, mass * (ratio + divergence), 0))
+
+
+def _best_split(
+    log_p: Float[Array, "k 1"], log_q: Float[Array, "1 l"], divergence: Float[Array, "k l"]
+) -> tuple[Float[Array, "k l"], Float[Array, "k l"]]:
+    """(log φ_{l|k}, log ψ_{k|l}), until the bound no longer moves by more than rounding."""
+
+    def parts(log_shares: Array) -> Array:
+        return jax.nn.log_softmax(log_q + log_shares - divergence, axis=1)
+
+    def shares(log_parts: Array) -> Array:
+        return jax.nn.log_softmax(log_p + log_parts, axis=0)
+
+    def going(carry: tuple[Array, Array, Array]) -> Array:
+        _, change, count = carry
+        return (change > 8 * jnp.finfo(divergence.dtype).eps) & (count < 1000)
+
+    def improve(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        log_shares, _, count = carry
+        better = shares(parts(log_shares))
+        change = jnp.max(jnp.abs(jnp.exp(better) - jnp.exp(log_shares)))
+        return better, change, count + 1
+
+    uniform = jnp.broadcast_to(jax.nn.log_softmax(log_p, axis=0), divergence.shape)
+    start = (uniform, jnp.asarray(jnp.inf, divergence.dtype), jnp.zeros((), jnp.int32))
+    log_shares, _, _ = jax.lax.while_loop(going, improve, start)
+    return parts(log_shares), log_shares

@@ -1,0 +1,119 @@
+"""Draws whose derivatives in every parameter are those of the distribution: pathwise gradients.
+
+A draw x has the conditional distribution functions F_i(x_i | x_<i; θ), i = 1…d, as its uniform
+coordinates. Held fixed while θ moves, they say how x moves (implicit reparameterisation: Graves
+2016; Figurnov, Mohamed & Mnih 2018):
+
+    F_i = Σ_k ρ_ki Φ(y_ki),   ρ_ki = p(k | x_<i),   y_k = W_k(x − μ_k),   dF_i = 0.
+
+W_k is lower triangular, so that y_ki is the conditional's own whitened coordinate, and the
+system for dx is triangular as well: it is solved feature by feature, without a matrix a draw.
+"""
+
+import math
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import log_ndtr
+from jaxtyping import Array, Float
+
+from ._chunks import map_rows, rows_per_chunk
+from ._linalg import product
+
+if TYPE_CHECKING:
+    from ._mixture import GaussianMixture
+
+
+def pathwise(gmm: "GaussianMixture", x: Float[Array, "n d"]) -> Float[Array, "n d"]:
+    """x itself, draws from the mixture, that now move with the mixture's leaves."""
+    factors = gmm.structure.factors(gmm.n_components, gmm.n_features)
+    return _reparameterise(gmm.log_weights, gmm.means, factors, jax.lax.stop_gradient(x))
+
+
+@jax.custom_jvp
+def _reparameterise(
+    log_weights: Float[Array, " k"],
+    means: Float[Array, "k d"],
+    factors: Float[Array, "k d d"],
+    x: Float[Array, "n d"],
+) -> Float[Array, "n d"]:
+    return x
+
+
+@_reparameterise.defjvp
+def _reparameterise_jvp(primals, tangents):
+    *parameters, _ = primals
+    *moves, _ = tangents
+    x = _reparameterise(*primals)
+    n, d = x.shape
+
+    # A gradient keeps nothing of a chunk but its rows.
+    @jax.checkpoint
+    def move(x: Float[Array, "r d"]) -> Float[Array, "r d"]:
+        return _move(*parameters, *moves, x)
+
+    rows = rows_per_chunk(n, 6 * parameters[0].shape[0] * d, x.dtype.itemsize)
+    return x, map_rows(move, x, rows)
+
+
+def _move(
+    log_weights: Float[Array, " k"],
+    means: Float[Array, "k d"],
+    factors: Float[Array, "k d d"],
+    d_log_weights: Float[Array, " k"],
+    d_means: Float[Array, "k d"],
+    d_factors: Float[Array, "k d d"],
+    x: Float[Array, "n d"],
+) -> Float[Array, "n d"]:
+    """dx, linear in the moves of the parameters.
+
+    With p_i = Σ_k ρ_ki φ(y_ki)W_k,ii, and a_ki = log w_k + Σ_{j<i} log p(x_j | x_<j, k),
+
+        p_i dx_i = −Σ_k ρ_ki (Φ(y_ki) − F_i) da_ki − Σ_k ρ_ki φ(y_ki) dy°_ki,
+
+    where dy° is dy without the part that dx_i has in it.
+    """
+    apart = x.T - means[:, :, None]
+    y = product(factors, apart)
+    diagonal = jnp.diagonal(factors, axis1=-2, axis2=-1)
+    log_pdf = jnp.log(diagonal)[:, :, None] - y**2 / 2 - math.log(2 * math.pi) / 2
+    before = jnp.pad(jnp.cumsum(log_pdf[:, :-1], axis=1), ((0, 0), (1, 0), (0, 0)))
+    log_prior = jax.nn.log_softmax(log_weights[:, None, None] + before, axis=0)
+    log_p = jax.nn.logsumexp(log_prior + log_pdf, axis=0)
+    # Σ_k of it is one: the responsibilities after feature i.
+    by_coordinate = jnp.exp(log_prior + log_pdf - log_p) / diagonal[:, :, None]
+    by_weight = _excess(log_prior, log_ndtr(y), log_ndtr(-y), log_p)
+
+    # Of y and of log W_ii, with x where it is.
+    dy = product(d_factors, apart) - product(factors, d_means[:, :, None])
+    d_log_diagonal = jnp.diagonal(d_factors, axis1=-2, axis2=-1) / diagonal
+
+    def feature(carry, i):
+        da, dx = carry
+        dy_i = dy[:, i] + product(factors[:, i], dx)
+        dx_i = -jnp.sum(by_weight[:, i] * da + by_coordinate[:, i] * dy_i, axis=0)
+        dy_i = dy_i + diagonal[:, i, None] * dx_i
+        da = da - y[:, i] * dy_i + d_log_diagonal[:, i, None]
+        return (da, dx.at[i].set(dx_i)), None
+
+    da = jnp.broadcast_to(d_log_weights[:, None], y[:, 0].shape)
+    (_, dx), _ = jax.lax.scan(feature, (da, jnp.zeros_like(x.T)), jnp.arange(x.shape[1]))
+    return dx.T
+
+
+def _excess(
+    log_prior: Float[Array, "k d n"],
+    log_cdf: Float[Array, "k d n"],
+    log_survival: Float[Array, "k d n"],
+    log_p: Float[Array, "d n"],
+) -> Float[Array, "k d n"]:
+    """ρ_k(Φ(y_k) − F)/p, from whichever tail is the smaller, so that nothing large cancels."""
+
+    def side(log_tail: Float[Array, "k d n"]) -> tuple[Array, Array]:
+        total = jax.nn.logsumexp(log_prior + log_tail, axis=0)
+        own = jnp.exp(log_prior + log_tail - log_p)
+        return own - jnp.exp(log_prior + total - log_p), total
+
+    (below, log_f), (above, log_s) = side(log_cdf), side(log_survival)
+    return jnp.where(log_f < log_s, below, -above)

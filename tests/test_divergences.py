@@ -1,0 +1,252 @@
+"""Divergences: against numerical integration, SciPy, closed forms of single Gaussians, bounds."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.linalg
+import scipy.optimize
+import scipy.stats
+
+import gmmx
+from gmmx._divergences.kl import pairwise_kl
+from gmmx._divergences.wasserstein import pairwise_squared_wasserstein
+
+K, L, D = 3, 4, 3
+SCALARS = {
+    "kl_variational": gmmx.kl_variational,
+    "kl_upper_bound": gmmx.kl_upper_bound,
+    "log_overlap": gmmx.log_overlap,
+    "integrated_squared_error": gmmx.integrated_squared_error,
+    "mixture_wasserstein": gmmx.mixture_wasserstein,
+    "entropy": lambda p, q: gmmx.entropy_bounds(p).lower + 2 * gmmx.entropy_bounds(p).upper,
+}
+
+
+def pair(structure, d=D, dtype=np.float64):
+    return structure.mixture(K, d, dtype, seed=0), structure.mixture(L, d, dtype, seed=1)
+
+
+def dense_of(structure, gmm):
+    return structure.dense(np.asarray(gmm.covariances, float), *gmm.means.shape)
+
+
+def single(mean, covariance):
+    return gmmx.GaussianMixture.from_parameters(np.ones(1), mean[None], covariance[None])
+
+
+def integrate(fn, p, q, d):
+    """∫ fn(p(x), q(x)) dx by the trapezium rule, whose error is exponentially small here."""
+    axis = np.linspace(-14, 14, 4001 if d == 1 else 701)
+    grid = np.stack(np.meshgrid(*[axis] * d, indexing="ij"), axis=-1)
+    densities = (np.exp(g.log_prob(grid.reshape(-1, d))) for g in (p, q))
+    return np.sum(fn(*densities)) * (axis[1] - axis[0]) ** d
+
+
+def test_pairwise_overlaps_are_scipys(structure):
+    p, q = pair(structure)
+    wanted = [
+        [scipy.stats.multivariate_normal(n, a + b).logpdf(m) for n, b in zip(
+            np.asarray(q.means), dense_of(structure, q), strict=True)]
+        for m, a in zip(np.asarray(p.means), dense_of(structure, p), strict=True)
+    ]  # fmt: skip
+    np.testing.assert_allclose(gmmx.pairwise_log_overlap(p, q), wanted, rtol=1e-11)
+
+
+def test_pairwise_divergences_are_the_dense_formula(structure):
+    p, q = pair(structure)
+    got = pairwise_kl(p, q)
+    for (i, a), (j, b) in itertools.product(
+        enumerate(dense_of(structure, p)), enumerate(dense_of(structure, q))
+    ):
+        apart = np.asarray(p.means[i] - q.means[j])
+        inverse = np.linalg.inv(b)
+        wanted = np.trace(inverse @ a) + apart @ inverse @ apart - D
+        wanted = (wanted + np.linalg.slogdet(b)[1] - np.linalg.slogdet(a)[1]) / 2
+        np.testing.assert_allclose(got[i, j], wanted, rtol=1e-11)
+
+
+@pytest.mark.parametrize("d", [1, 2])
+def test_closed_forms_are_the_integrals(structure, d):
+    p, q = pair(structure, d)
+    overlap = integrate(lambda p, q: p * q, p, q, d)
+    np.testing.assert_allclose(np.exp(gmmx.log_overlap(p, q)), overlap, rtol=1e-10)
+    square = integrate(lambda p, q: (p - q) ** 2, p, q, d)
+    np.testing.assert_allclose(gmmx.integrated_squared_error(p, q), square, rtol=1e-9)
+    entropy = integrate(lambda p, q: -p * np.log(np.maximum(p, 1e-300)), p, q, d)
+    lower, upper = gmmx.entropy_bounds(p)
+    assert lower < entropy < upper
+    kl = integrate(
+        lambda p, q: p * (np.log(np.maximum(p, 1e-300) / np.maximum(q, 1e-300))), p, q, d
+    )
+    assert kl < gmmx.kl_upper_bound(p, q)
+    value, error = gmmx.kl_divergence(p, q, 20_000, key=jax.random.key(1))
+    assert abs(value - kl) < 5 * error < kl
+
+
+def test_of_a_mixture_and_itself(structure):
+    p, _ = pair(structure)
+    for name, fn in SCALARS.items():
+        if name not in ("log_overlap", "entropy"):
+            np.testing.assert_allclose(fn(p, p), 0, atol=1e-7 if "upper" in name else 1e-12)
+    value, error = gmmx.kl_divergence(p, p, 100)
+    np.testing.assert_allclose([value, error], 0, atol=1e-12)
+
+
+def test_of_single_gaussians():
+    """Where every approximation and bound is exact."""
+    rng = np.random.default_rng(3)
+    roots = rng.normal(size=(2, D, D)) + np.eye(D)
+    (m, n), (a, b) = rng.normal(size=(2, D)), roots @ roots.transpose(0, 2, 1)
+    p, q = single(m, a), single(n, b)
+    exact = float(pairwise_kl(p, q)[0, 0])
+    np.testing.assert_allclose(gmmx.kl_variational(p, q), exact, rtol=1e-11)
+    np.testing.assert_allclose(gmmx.kl_upper_bound(p, q), exact, rtol=1e-11)
+    entropy = scipy.stats.multivariate_normal(m, a).entropy()
+    np.testing.assert_allclose(gmmx.entropy_bounds(p), [entropy, entropy], rtol=1e-11)
+    root = scipy.linalg.sqrtm(a)
+    bures = np.trace(a + b - 2 * scipy.linalg.sqrtm(root @ b @ root).real)
+    distance = np.sqrt(np.sum((m - n) ** 2) + bures)
+    np.testing.assert_allclose(gmmx.wasserstein_gaussian(m, a, n, b), distance, rtol=1e-11)
+    np.testing.assert_allclose(gmmx.mixture_wasserstein(p, q), distance, rtol=1e-11)
+    many = gmmx.wasserstein_gaussian(np.stack([m, n]), np.stack([a, b]), n, b)
+    np.testing.assert_allclose(many, [distance, 0], rtol=1e-11, atol=1e-7)
+
+
+def test_entropy_bounds_meet_where_components_are_far_apart(structure):
+    p, _ = pair(structure)
+    far = gmmx.GaussianMixture(p.logits, 1e3 * p.means, p.structure)
+    lower, upper = gmmx.entropy_bounds(far)
+    np.testing.assert_allclose(lower, upper, rtol=1e-10)
+
+
+def test_transport_is_the_assignment(structure):
+    """Of equal weights the best coupling is a permutation."""
+    p, q = structure.mixture(5, D, seed=0), structure.mixture(5, D, seed=1)
+    p, q = (gmmx.GaussianMixture(jnp.zeros(5), g.means, g.structure) for g in (p, q))
+    cost = np.asarray(pairwise_squared_wasserstein(p, q))
+    rows, columns = scipy.optimize.linear_sum_assignment(cost)
+    best = np.sqrt(cost[rows, columns].mean())
+    np.testing.assert_allclose(gmmx.mixture_wasserstein(p, q), best, rtol=1e-12)
+
+
+def test_transport_of_one_feature_is_at_least_the_distance(structure):
+    """MW₂ is W₂ over fewer plans; in one feature W₂ is the integral over quantiles."""
+    p, q = pair(structure, 1)
+    axis = np.linspace(-20, 20, 200_001)
+    levels = (np.arange(20_000) + 0.5) / 20_000
+    quantiles = []
+    for g in (p, q):
+        widths = np.sqrt(dense_of(structure, g)[:, 0, 0])
+        cdf = scipy.stats.norm.cdf((axis[:, None] - np.asarray(g.means)[:, 0]) / widths)
+        quantiles.append(np.interp(levels, cdf @ np.asarray(g.weights), axis))
+    distance = np.sqrt(np.mean((quantiles[0] - quantiles[1]) ** 2))
+    got = gmmx.mixture_wasserstein(p, q)
+    assert distance < got < 2 * distance + 1
+
+
+@pytest.mark.parametrize("name", SCALARS)
+def test_gradients_are_finite_differences(name, structure):
+    p, q = pair(structure, 2)
+    leaves, tree = jax.tree.flatten((p, q))
+    value = jax.jit(lambda leaves: SCALARS[name](*tree.unflatten(leaves)))
+    gradient = jax.jit(jax.grad(value))(leaves)
+    rng = np.random.default_rng(0)
+    step = 1e-5
+    for i, leaf in enumerate(leaves):
+        move = jnp.asarray(rng.normal(size=leaf.shape))
+        up, down = (value([*leaves[:i], leaf + h * move, *leaves[i + 1 :]]) for h in (step, -step))
+        along = jnp.vdot(gradient[i], move)
+        np.testing.assert_allclose(along, (up - down) / (2 * step), rtol=2e-6, atol=1e-9)
+
+
+def test_gradient_of_the_estimate_is_that_of_the_divergence():
+    """Pathwise through the draws: of single Gaussians, within five standard errors."""
+    rng = np.random.default_rng(4)
+    p, q = (single(rng.normal(size=2), (0.5 + s) * np.eye(2)) for s in (0.2, 0.7))
+    exact = jax.grad(lambda p, q: pairwise_kl(p, q)[0, 0], (0, 1))(p, q)
+
+    def estimate(key):
+        return jax.grad(lambda p, q: gmmx.kl_divergence(p, q, 200, key=key).value, (0, 1))(p, q)
+
+    estimates = jax.jit(jax.vmap(estimate))(jax.random.split(jax.random.key(0), 50))
+    for got, wanted in zip(jax.tree.leaves(estimates), jax.tree.leaves(exact), strict=True):
+        error = np.std(got, axis=0, ddof=1) / np.sqrt(len(got))
+        assert (np.abs(np.mean(got, axis=0) - wanted) <= 5 * error + 1e-12).all()
+
+
+def test_wasserstein_differentiates_where_eigenvalues_are_equal():
+    """Along commuting covariances W₂² is Σ(√a − √b)²; along others it is checked by differences."""
+
+    def squared(covariance):
+        return (
+            gmmx.wasserstein_gaussian(jnp.zeros(2), covariance, jnp.zeros(2), 4 * jnp.eye(2)) ** 2
+        )
+
+    here = jnp.eye(2)
+    gradient = jax.grad(squared)(here)
+    np.testing.assert_allclose(gradient, (1 - 2) * np.eye(2), rtol=1e-10, atol=1e-12)
+    # tr Σ − 4 tr Σ^½ + 8, whose second derivative along M at Σ = 1 is tr M².
+    for move in ([[1.0, 0], [0, -2]], [[0.0, 1], [1, 0]], [[1.0, 0.5], [0.5, 0.2]]):
+        move = jnp.asarray(move)
+        along = jax.grad(jax.grad(lambda t, move=move: squared(here + t * move)))(0.0)
+        np.testing.assert_allclose(along, jnp.sum(move**2), rtol=1e-10)
+    assert float(squared(4 * here)) < 1e-20
+    assert np.isfinite(jax.grad(lambda c: jnp.sqrt(squared(c)))(4 * here)).all()
+
+
+def test_jit_vmap_and_dtype(structure, dtype):
+    p, q = pair(structure, 2, dtype)
+    stack = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf + 0.1]), p)
+    for fn in (*SCALARS.values(), lambda p, q: gmmx.kl_divergence(p, q, 50).value):
+        alone = fn(p, q)
+        assert alone.dtype == dtype and alone.shape == ()
+        together = jax.jit(jax.vmap(fn, in_axes=(0, None)))(stack, q)
+        np.testing.assert_allclose(together[0], alone, rtol=1e-3 if dtype == np.float32 else 1e-9)
+
+
+def test_components_of_no_weight(structure):
+    _, means, covariances = structure.parameters(K, D)
+    p = gmmx.GaussianMixture.from_parameters([0, 0.4, 0.6], means, covariances, structure.name)
+    for name, fn in SCALARS.items():
+        for one, other in ((p, structure.mixture(L, D, seed=1)), (structure.mixture(K, D), p)):
+            near = [
+                gmmx.GaussianMixture(jnp.maximum(g.logits, -300), g.means, g.structure)
+                for g in (one, other)
+            ]
+            np.testing.assert_allclose(fn(one, other), fn(*near), rtol=1e-9, err_msg=name)
+            for leaf in jax.tree.leaves(jax.grad(fn, (0, 1))(one, other)):
+                assert np.isfinite(leaf).all(), name
+
+
+@pytest.mark.parametrize("offset, scale", [(1e4, 1), (0, 1e-6), (0, 1e6)])
+def test_float32(offset, scale, structures):
+    for seeds in ((0, 1), (0, 0)):
+        singles, doubles = [], []
+        for seed in seeds:
+            weights, means, covariances = structures["full"].parameters(K, D, seed)
+            g = gmmx.GaussianMixture.from_parameters(
+                weights, scale * means + offset, scale**2 * covariances
+            )
+            singles.append(jax.tree.map(lambda leaf: leaf.astype(jnp.float32), g))
+            doubles.append(jax.tree.map(lambda leaf: leaf.astype(jnp.float64), singles[-1]))
+        for name in ("kl_variational", "kl_upper_bound", "log_overlap", "entropy"):
+            got, wanted = (float(SCALARS[name](*pair)) for pair in (singles, doubles))
+            assert abs(got - wanted) < 1e-4 * max(1, abs(wanted)), name
+        got, wanted = (float(gmmx.mixture_wasserstein(*pair)) for pair in (singles, doubles))
+        assert abs(got - wanted) < 1e-5 * scale
+
+
+def test_bad_input():
+    p, q = gmmx.GaussianMixture.create(2, 3), gmmx.GaussianMixture.create(2, 2)
+    for fn in (*list(SCALARS.values())[:-1], gmmx.kl_divergence, gmmx.pairwise_log_overlap):
+        with pytest.raises(ValueError, match="3 features and q has 2"):
+            fn(p, q)
+    for n_samples in (0, 1, 2.5):
+        with pytest.raises(ValueError, match="n_samples"):
+            gmmx.kl_divergence(p, p, n_samples)
+    with pytest.raises(ValueError, match="covariance_q has shape"):
+        gmmx.wasserstein_gaussian(np.zeros(2), np.eye(2), np.zeros(2), np.eye(3))
+    assert gmmx.wasserstein_gaussian([0, 0], [[1, 0], [0, 1]], [3, 4], [[1, 0], [0, 1]]) == 5
