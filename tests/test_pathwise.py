@@ -43,6 +43,11 @@ def direction(tree, seed=4):
     return structure.unflatten([jnp.asarray(rng.normal(size=v.shape), v.dtype) for v in leaves])
 
 
+def along(fn, gmm, move):
+    """(fn(gmm), its derivative along a move of the leaves)."""
+    return jax.jit(lambda gmm, move: jax.jvp(fn, (gmm,), (move,)))(gmm, move)
+
+
 def test_draws_are_the_same(structure):
     gmm = structure.mixture(K, D)
     plain, pathwise = (gmm.sample(50, key=jax.random.key(3), pathwise=p) for p in (False, True))
@@ -54,9 +59,7 @@ def test_uniform_coordinates_stay(structure, d):
     """What defines the derivative: the conditional distribution functions do not move."""
     gmm = structure.mixture(K, d)
     move = direction(gmm)
-    x, dx = jax.jit(
-        lambda gmm, move: jax.jvp(lambda g: g.sample(40, pathwise=True), (gmm,), (move,))
-    )(gmm, move)
+    x, dx = along(lambda g: g.sample(40, pathwise=True), gmm, move)
     step = 1e-4
     ends = []
     for h in (step, -step):
@@ -71,7 +74,7 @@ def test_uniform_coordinates_stay(structure, d):
 def test_one_feature_is_the_quantile_function(structure):
     gmm = structure.mixture(K, 1)
     move = direction(gmm)
-    x, dx = jax.jvp(lambda g: g.sample(20, pathwise=True), (gmm,), (move,))
+    x, dx = along(lambda g: g.sample(20, pathwise=True), gmm, move)
 
     def cdf(t, model):
         weights, means, variances = model
@@ -95,8 +98,12 @@ def test_one_feature_is_the_quantile_function(structure):
 
 
 def test_gradients_of_expectations_are_the_closed_forms(structure):
-    """E[x], E[xxᵀ] and E[cos aᵀx], within five standard errors, in every leaf."""
+    """E[x], E[xxᵀ] and E[cos aᵀx], within five standard errors, in every leaf.
+
+    Of components that overlap: across a gap the gradient in the weights has a large variance.
+    """
     gmm = structure.mixture(K, D)
+    gmm = gmmx.GaussianMixture(gmm.logits, 0.4 * gmm.means, gmm.structure)
     rng = np.random.default_rng(2)
     a, b, c = (jnp.asarray(v) for v in (rng.normal(size=D) / 2, rng.normal(size=D), np.eye(D)))
     c = c + jnp.asarray(rng.normal(size=(D, D))) / 3
@@ -134,11 +141,11 @@ def test_both_modes_and_transformations(structure):
     def draws(gmm):
         return gmm.sample(8, pathwise=True)
 
-    _, forward = jax.jvp(draws, (gmm,), (move,))
+    _, forward = along(draws, gmm, move)
     gradient = jax.grad(lambda g: jnp.sum(weights * draws(g)))
-    reverse = gradient(gmm)
-    along = sum(jnp.vdot(u, v) for u, v in zip(*map(jax.tree.leaves, (reverse, move)), strict=True))
-    np.testing.assert_allclose(along, jnp.sum(weights * forward), rtol=1e-9)
+    reverse = jax.jit(gradient)(gmm)
+    total = sum(jnp.vdot(u, v) for u, v in zip(*map(jax.tree.leaves, (reverse, move)), strict=True))
+    np.testing.assert_allclose(total, jnp.sum(weights * forward), rtol=1e-9)
     stack = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), gmm)
     together = jax.jit(jax.vmap(gradient))(stack)
     for two, one in zip(jax.tree.leaves(together), jax.tree.leaves(reverse), strict=True):
@@ -148,7 +155,7 @@ def test_both_modes_and_transformations(structure):
 def test_one_component_is_the_plain_reparameterisation(structure):
     gmm = structure.mixture(1, D)
     for pathwise in (True, False):
-        jacobian = jax.jacrev(lambda g, p=pathwise: g.sample(6, pathwise=p))(gmm)
+        jacobian = jax.jit(jax.jacrev(lambda g, p=pathwise: g.sample(6, pathwise=p)))(gmm)
         if pathwise:
             wanted = jacobian
     for got, leaf in zip(jax.tree.leaves(jacobian), jax.tree.leaves(wanted), strict=True):
@@ -158,7 +165,7 @@ def test_one_component_is_the_plain_reparameterisation(structure):
 def test_a_component_of_no_weight_has_finite_gradients(structure):
     _, means, covariances = structure.parameters(K, D)
     gmm = gmmx.GaussianMixture.from_parameters([0, 0.4, 0.6], means, covariances, structure.name)
-    gradient = jax.grad(lambda g: jnp.sum(jnp.sin(g.sample(100, pathwise=True))))(gmm)
+    gradient = jax.jit(jax.grad(lambda g: jnp.sum(jnp.sin(g.sample(100, pathwise=True)))))(gmm)
     for leaf in jax.tree.leaves(gradient):
         assert np.isfinite(leaf).all()
         assert np.abs(leaf).max() > 0
@@ -179,7 +186,7 @@ def test_float32(offset, scale, structures):
     for model in (single, double):
         move = direction(model)
         draws = partial(gmmx._pathwise.pathwise, x=x.astype(model.dtype))
-        moves.append(np.asarray(jax.jvp(draws, (model,), (move,))[1]))
+        moves.append(np.asarray(along(draws, model, move)[1]))
     assert moves[0].dtype == np.float32
     size = np.abs(moves[1]).max(axis=1, keepdims=True)
     # Rounding of x − μ alone is 1e-7·offset in units of the widths, which are of order one.

@@ -320,8 +320,9 @@ class GaussianMixture(eqx.Module):
             Without it a draw moves with the one component that it came from, and the weights
             have no gradient.
         """
-        x = self.sample_with_labels(n_samples, key=key)[0]
-        return reparameterised(self, x) if pathwise else x
+        if not pathwise:
+            return self.sample_with_labels(n_samples, key=key)[0]
+        return reparameterised(self, jax.lax.stop_gradient(self).sample(n_samples, key=key))
 
     def sample_with_labels(
         self, n_samples: int, *, key: PRNGKeyArray | None = None

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def pathwise(gmm: "GaussianMixture", x: Float[Array, "n d"]) -> Float[Array, "n d"]:
     """x itself, draws from the mixture, that now move with the mixture's leaves."""
     factors = gmm.structure.factors(gmm.n_components, gmm.n_features)
-    return _reparameterise(gmm.log_weights, gmm.means, factors, jax.lax.stop_gradient(x))
+    return _reparameterise(gmm.log_weights, gmm.means, factors, x)
 
 
 @jax.custom_jvp
