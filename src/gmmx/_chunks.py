@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Float, PyTree
 
 # Bytes of working set a chunk may take. On a CPU the features have to stay in the cache between
@@ -78,3 +79,36 @@ def map_rows(
 
     mapped = jax.lax.map(fn, jax.tree.map(chunks, arrays))
     return jax.tree.map(lambda leaf: leaf.reshape(count * rows, *leaf.shape[2:])[:n], mapped)
+
+
+def in_batches(
+    fn: Callable[[PyTree], PyTree], columns: int, itemsize: int
+) -> Callable[[PyTree], PyTree]:
+    """`fn`, of which a `vmap` over very many is made in batches that stay in the cache.
+
+    One call has a working set of this many columns. A loop in `fn` then ends with the last of its
+    batch, not with the last of all.
+    """
+
+    @custom_vmap
+    def call(arguments: PyTree) -> PyTree:
+        return fn(arguments)
+
+    @call.def_vmap
+    def _(size: int, in_batched: list[PyTree], arguments: PyTree) -> tuple[PyTree, PyTree]:
+        batched = in_batched[0]
+        many = jax.vmap(fn, in_axes=(jax.tree.map(lambda b: 0 if b else None, batched),))
+        rows = rows_per_chunk(size, columns, itemsize, least=1)
+        if rows == size:
+            found = many(arguments)
+        else:
+            count = -(-size // rows)
+            index = jnp.minimum(jnp.arange(count * rows), size - 1).reshape(count, rows)
+            found = jax.lax.map(
+                lambda i: many(jax.tree.map(lambda a, b: a[i] if b else a, arguments, batched)),
+                index,
+            )
+            found = jax.tree.map(lambda a: a.reshape(count * rows, *a.shape[2:])[:size], found)
+        return found, jax.tree.map(lambda _: True, found)
+
+    return call

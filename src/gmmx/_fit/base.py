@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from .. import _checks
+from .._chunks import in_batches
 from .._mixture import GaussianMixture
 from .checkpoint import Checkpoint, Journal
 from .implicit import constant, refuse
@@ -183,11 +184,19 @@ def solve(
     key: PRNGKeyArray,
 ) -> FitResult:
     """The whole fit as one pure function; its derivatives are not those of its steps."""
-    solver, data, start, counts = constant((fitter, x, gmm, weights))
-    state = solver.init(data, start, counts, key)
-    history = _empty_history(state, solver.max_iter)
-    state, history = _advance(solver, state, data, counts, solver.max_iter, history)
-    result = _with_history(solver.finish(state, data, counts), history)
+    settings, fixed = eqx.partition(fitter, eqx.is_array)
+
+    def steps(arguments: PyTree) -> FitResult:
+        settings, data, start, counts, key = arguments
+        solver = eqx.combine(settings, fixed)
+        state = solver.init(data, start, counts, key)
+        history = _empty_history(state, solver.max_iter)
+        state, history = _advance(solver, state, data, counts, solver.max_iter, history)
+        return _with_history(solver.finish(state, data, counts), history)
+
+    # Beside the n × K × d numbers of y there are as many again that come and go.
+    batches = in_batches(steps, 2 * x.size * gmm.n_components, x.dtype.itemsize)
+    result = batches((*constant((settings, x, gmm, weights)), key))
     return fitter.attach(result, x, gmm, weights)
 
 
