@@ -90,10 +90,14 @@ _all_finite = jax.jit(lambda value: jnp.all(jnp.isfinite(value)))
 
 
 def check_points(x: Any, n_features: int, dtype: Any) -> Float[Array, "*batch d"]:
-    """Points to evaluate a mixture at: any leading axes, the last the features.
+    """Points to evaluate a mixture at: any leading axes, the last the features; finite."""
+    x = as_points(x, n_features, dtype)
+    check_finite(x, "x")
+    return x
 
-    Whether they are finite is left to the evaluation.
-    """
+
+def as_points(x: Any, n_features: int, dtype: Any) -> Float[Array, "*batch d"]:
+    """Points of the right number of features; whether they are finite is not looked at."""
     x = as_floating(x, "x")
     if x.ndim == 0 or x.shape[-1] != n_features:
         fix = " Transpose it?" if x.ndim == 2 and x.shape[0] == n_features else ""

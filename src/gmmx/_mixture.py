@@ -241,7 +241,7 @@ class GaussianMixture(eqx.Module):
 
     def _evaluate(self, x: Any, reduce: Callable[[Float[Array, "n k"]], PyTree]) -> Array:
         """`reduce` of the log-joints at points of any leading axes."""
-        x = _checks.check_points(x, self.n_features, self.dtype)
+        x = _checks.as_points(x, self.n_features, self.dtype)
         gmm = jax.tree.map(lambda leaf: leaf.astype(x.dtype), self)
         values, finite = evaluate(gmm, x.reshape(-1, self.n_features), reduce)
         if not (_checks.is_concrete(finite) and bool(finite)):

@@ -230,7 +230,7 @@ def _fit(
     usable = jnp.isfinite(results.log_likelihood) & ~_failed(results)
     best = jnp.argmax(jnp.where(usable, results.log_likelihood, -jnp.inf))
     result = jax.tree.map(lambda leaf: leaf[best], results)
-    log_prob, log_certainty = evaluate(result.gmm, x, _log_prob_and_certainty).T
+    log_prob, log_certainty = evaluate(result.gmm, x, _log_prob_and_certainty)[0].T
     return result, log_prob, log_certainty
 
 
