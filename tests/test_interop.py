@@ -54,6 +54,7 @@ def test_from_numpyro_takes_normal_components():
     covariance = np.eye(D) + 0.3
     cases = [
         (dist.Normal(loc, scale).to_event(1), "diag", D),
+        (dist.Normal(loc, 1.5).to_event(1), "diag", D),
         (dist.Normal(loc[:, 0], scale[:, 0]), "diag", 1),
         (dist.MultivariateNormal(loc, covariance), "full", D),
         (dist.MultivariateNormal(loc, precision_matrix=covariance), "full", D),

@@ -45,7 +45,10 @@ def from_numpyro(mixture: dist.MixtureSameFamily) -> GaussianMixture:
         means, factors = components.loc, inverse_lower(components.scale_tril)
         name, upper = "full", factors.mT
     elif isinstance(components, dist.Normal):
-        means, scale = (v.reshape(len(logits), -1) for v in (components.loc, components.scale))
+        means, scale = (
+            jnp.broadcast_to(value, components.batch_shape).reshape(len(logits), -1)
+            for value in (components.loc, components.scale)
+        )
         name, upper = "diag", 1 / scale
     else:
         raise ValueError(
