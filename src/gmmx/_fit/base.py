@@ -46,7 +46,8 @@ class FitState(eqx.Module):
 class AbstractFitter(eqx.Module):
     """A way to fit a mixture. Fitters hold configuration only and are interchangeable.
 
-    A subclass gives `init`, `step` and `finish`, each a pure function, and `without_limit`.
+    A subclass gives `init`, `step` and `finish`, each a pure function, and `without_limit`; and
+    `attach`, if its fits can be differentiated.
     """
 
     max_iter: eqx.AbstractVar[int]
@@ -127,8 +128,9 @@ class AbstractFitter(eqx.Module):
 
         **Raises:** `ValueError` for data that cannot be fitted; `FitError`, which holds the last
         good model, where a covariance became singular or the likelihood not finite. Warns
-        (`FitWarning`) where the fit has not converged. Under `jit`, `vmap` or `grad` nothing is
-        raised, and the result's status says it.
+        (`FitWarning`) where the fit has not converged. Under `jit` or `vmap` nothing of this is
+        raised, and the result's status says it. A gradient through the fit raises where it cannot
+        be taken, see `attach`.
         """
         x = _checks.check_data(x, gmm.n_components, gmm.n_features)
         dtype = _checks.promote(x.dtype, gmm.dtype)

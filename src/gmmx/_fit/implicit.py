@@ -30,8 +30,8 @@ from .result import FitResult, mean_log_prob
 
 _NOT_CONVERGED = (
     "the fit has not converged enough to be differentiated: its model is too far from the fixed "
-    "point of EM, or a component has lost all its samples. Lower tol and raise max_iter, "
-    "EMFitter(tol=1e-12, max_iter=10_000) in float64, tol=0 in float32; or take fewer components. "
+    "point of EM, or a component has lost all its samples. Lower tol and raise max_iter, for "
+    "instance EMFitter(tol=1e-12, max_iter=10_000), or take fewer components. "
     "If no gradient through the fit is wanted, pass jax.lax.stop_gradient(x) to it."
 )
 _NOT_ISOLATED = (
@@ -120,18 +120,15 @@ def _fixed_point_jvp(frozen, primals, tangents):
         return jax.tree.map(jnp.subtract, split(after, frozen)[0], free)
 
     free = split(units.into(gmm), frozen)[0]
-    # Newton's step to the fixed point says how far the fit is from it, and is then taken: the
-    # error of the derivative is of the order of its square.
-    still, known = constant((free, inputs))
-    left = residual(still, known)
-    step = _solve(lambda v: jax.jvp(lambda u: residual(u, known), (still,), (v,))[1], left)
-    _, change = jax.jvp(lambda u: model(u, known).log_prob(known.x), (still,), (step,))
-    weights = 1 if known.weights is None else known.weights
-    distance = jnp.sqrt(jnp.mean(weights * change**2))
-    step = eqx.error_if(step, ~(distance <= bound(distance.dtype)), _NOT_CONVERGED)
-    free = jax.tree.map(jnp.add, free, step)
+    left, push = jax.linearize(lambda free: residual(free, inputs), free)
 
-    _, push = jax.linearize(lambda free: residual(free, inputs), free)
+    # Newton's step to the fixed point says how far the fit is from it.
+    away = _solve(push, left)
+    _, change = jax.jvp(lambda free: model(free, inputs).log_prob(inputs.x), (free,), (away,))
+    weights = 1 if inputs.weights is None else inputs.weights
+    distance = jnp.sqrt(jnp.mean(weights * change**2))
+    free = eqx.error_if(free, ~(distance <= bound(distance.dtype)), _NOT_CONVERGED)
+
     _, forced = jax.jvp(lambda inputs: residual(free, inputs), (inputs,), (moved,))
     free_moved = _solve(push, forced)
     _, gmm_moved = jax.jvp(model, (free, inputs), (free_moved, moved))
@@ -147,8 +144,9 @@ def bound(dtype: Any) -> float:
     """How far from its fixed point a fit may be: the root mean square, over the samples, of the
     change that Newton's step makes to log p(x), in nats.
 
-    It is ε^⅓, 6·10⁻⁶ in float64 and 5·10⁻³ in float32. With the step taken, what it leaves in the
-    gradient is of order ε^⅔: no more than the best central difference has.
+    It is ε^⅓, 6·10⁻⁶ in float64 and 5·10⁻³ in float32: the step of the best central difference.
+    The relative error that is left in a gradient is of this order, over √(1 − ρ) where EM has the
+    spectral radius ρ.
     """
     return float(jnp.finfo(dtype).eps) ** (1 / 3)
 
