@@ -1,14 +1,19 @@
 """Gradients through a fit: those of its fixed point, whatever the way that it took."""
 
 import dataclasses
+import warnings
 
+import equinox as eqx
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import gmmx
 from gmmx import EMFitter, GradientFitter, Restarts
+from gmmx._fit.implicit import bound
+from gmmx._fit.krylov import solve_by_products
 
 K, D, N = 2, 2, 60
 TIGHT = EMFitter(tol=0, max_iter=2000)
@@ -41,17 +46,22 @@ def fitted(x, start, weights=None, reg_covar=1e-2, fitter=TIGHT):
 def slope(value, at, direction, step=1e-4):
     """d/dt value(at + t·direction), by central differences of fourth order."""
 
+    def moved(t):
+        return value(jax.tree.map(lambda a, b: a + t * b, at, direction))
+
     def difference(h):
-        ahead, behind = (
-            value(jax.tree.map(lambda a, b: a + t * b, at, direction)) for t in (h, -h)
-        )
-        return (ahead - behind) / (2 * h)
+        return (moved(h) - moved(-h)) / (2 * h)
 
     return (4 * difference(step) - difference(2 * step)) / 3
 
 
+def jitted(value):
+    """The value and gradient of a function with auxiliary output, by one program."""
+    return eqx.filter_jit(jax.value_and_grad(value, has_aux=True))
+
+
 def along(tree, direction):
-    return sum(jnp.vdot(a, b) for a, b in zip(*map(jax.tree.leaves, (tree, direction)), strict=True))
+    return sum(jax.tree.leaves(jax.tree.map(jnp.vdot, tree, direction)))
 
 
 def direction_of(tree, seed=0):
@@ -81,20 +91,16 @@ def test_gradients_are_those_of_tight_fits(structure, x, weights):
 
 @pytest.mark.parametrize(
     "frozen, covariance_type",
-    [("weights", "spherical"), ("means", "diag"), ("covariances", "tied")],
+    [("weights", "spherical"), ("means", "diag"), ("covariances", "spherical")],
 )
 def test_what_is_frozen_is_an_input_and_the_rest_of_the_start_is_not(x, frozen, covariance_type):
     start = gmmx.initialize(x, K, covariance_type)
     fitter = EMFitter(tol=0, max_iter=2000, frozen=frozen)
-
-    @jax.jit
-    def both(inputs):
-        return jax.value_and_grad(lambda a: summary(fitted(*a, fitter=fitter).gmm))(inputs)
-
+    both = jitted(lambda inputs: (summary(fitted(*inputs, fitter=fitter).gmm), None))
     inputs = (x, start)
     gradient = both(inputs)[1]
     direction = direction_of(inputs)
-    exact = slope(lambda at: both(at)[0], inputs, direction)
+    exact = slope(lambda at: both(at)[0][0], inputs, direction)
     np.testing.assert_allclose(along(gradient, direction), exact, rtol=1e-6)
     parts = {"weights": "logits", "means": "means", "covariances": "structure"}
     for name, part in parts.items():
@@ -104,55 +110,46 @@ def test_what_is_frozen_is_an_input_and_the_rest_of_the_start_is_not(x, frozen, 
 
 @pytest.fixture(scope="module")
 def slow():
-    """Data on which EM gains little a step, and where it ends."""
+    """Data on which EM gains little a step, and a start."""
     rng = np.random.default_rng(2)
-    x = jnp.asarray(rng.normal(size=(200, 1)) + 1.9 * rng.integers(0, 2, size=(200, 1)))
+    x = jnp.asarray(rng.normal(size=(200, 1)) + 2.5 * rng.integers(0, 2, size=(200, 1)))
     return x, gmmx.initialize(x, K, "spherical")
 
 
-def test_slow_fits(slow):
-    x, start = slow
-    fitter = EMFitter(tol=0, max_iter=30_000)
-
-    @jax.jit
-    def both(x):
-        def loss(x):
-            result = fitted(x, start, fitter=fitter)
-            return summary(result.gmm), result.history
-
-        return jax.value_and_grad(loss, has_aux=True)(x)
-
-    (_, history), gradient = both(x)
-    # Near its end the likelihood's gains shrink by the square of EM's spectral radius.
-    gains = np.diff(history)
-    end = np.argmax(gains < 1e-9)
-    assert np.sqrt(gains[end] / gains[end - 1]) > 0.95
-    direction = direction_of(x)
-    exact = slope(lambda at: both(at)[0][0], x, direction)
-    np.testing.assert_allclose(along(gradient, direction), exact, rtol=1e-6)
-
-
-@pytest.mark.parametrize("dtype, digits", [("float64", 1e-6), ("float32", 2e-2)])
-def test_a_fit_gives_a_good_gradient_or_none(slow, dtype, digits):
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_slow_fit_gives_a_good_gradient_or_none(slow, dtype):
     """At every tolerance, and both are met."""
     x, start = (jax.tree.map(lambda leaf: leaf.astype(dtype), value) for value in slow)
 
-    @jax.jit
-    def gradient(x, tol):
-        fitter = EMFitter(tol=tol, max_iter=30_000)
-        return jax.grad(lambda x: summary(fitted(x, start, fitter=fitter).gmm))(x)
+    def loss(inputs):
+        fitter = EMFitter(tol=inputs[1], max_iter=10_000)
+        result = fitted(inputs[0], start, reg_covar=0, fitter=fitter)
+        return summary(result.gmm), result.history
 
-    exact = gradient(x, jnp.zeros((), dtype))
+    both = jitted(loss)
+    zero = jnp.zeros((), dtype)
+    (_, history), (exact, _) = both((x, zero))
+    if dtype == "float64":
+        # Near its end the likelihood's gains shrink by the square of EM's spectral radius.
+        gains = np.diff(history)
+        end = np.argmax(gains < 1e-9)
+        assert np.sqrt(gains[end] / gains[end - 1]) > 0.95
+        direction = direction_of(x)
+        slow_slope = slope(lambda x: both((x, zero))[0][0], x, direction)
+        np.testing.assert_allclose(along(exact, direction), slow_slope, rtol=1e-6)
+
     outcomes = []
-    for tol in 10.0 ** -np.arange(2, 16):
+    for tol in 10.0 ** -np.arange(2, 15):
         try:
-            found = jax.block_until_ready(gradient(x, jnp.asarray(tol, dtype)))
+            found = both((x, jnp.asarray(tol, dtype)))[1][0]
         except RuntimeError as error:
-            assert "has not converged enough" in str(error)
+            if "has not converged enough" not in str(error):
+                raise
             outcomes.append(False)
             continue
         outcomes.append(True)
-        np.testing.assert_allclose(found, exact, atol=digits * jnp.max(jnp.abs(exact)))
+        error = 20 * bound(dtype) * jnp.max(jnp.abs(exact))
+        np.testing.assert_allclose(found, exact, rtol=0, atol=error)
     assert outcomes[-1] and not outcomes[0]
     # Once tight enough, tight enough from there.
     assert sorted(outcomes) == outcomes
@@ -163,7 +160,7 @@ def test_outside_jit_and_forward_and_in_a_batch(slow):
     many = jnp.stack([x, 1.1 * x + 0.2])
 
     def loss(x):
-        return summary(fitted(x, start, fitter=EMFitter(tol=0, max_iter=10_000)).gmm)
+        return summary(fitted(x, start).gmm)
 
     each = [jax.grad(loss)(x) for x in many]
     batched = jax.jit(jax.vmap(jax.grad(loss)))(many)
@@ -175,61 +172,50 @@ def test_outside_jit_and_forward_and_in_a_batch(slow):
 
 def test_too_loose_a_fit_is_refused_outside_jit(slow):
     x, start = slow
-    with pytest.raises(RuntimeError, match="has not converged enough .* Lower tol"):
+    with pytest.raises(RuntimeError, match=r"has not converged enough .* Lower tol"):
         jax.grad(lambda x: summary(EMFitter().fit(x, start).gmm))(x)
 
 
-def test_equal_components_are_refused(slow):
-    """They stay equal, but the optimum does not hold them there."""
-    x, _ = slow
-    start = gmmx.GaussianMixture.from_parameters(
-        np.full(2, 0.5), np.zeros((2, 1)), np.ones(2), "spherical"
-    )
-    with pytest.raises(RuntimeError, match="not isolated|has not converged enough"):
-        jax.grad(lambda x: summary(fitted(x, start).gmm))(x)
-
-
-@pytest.mark.parametrize("covariance_type", ["full", "diag"])
-def test_packed_moments_in_chunks(covariance_type):
-    """And samples whose responsibilities are zero to the last digit."""
-    rng = np.random.default_rng(0)
-    k, n = 16, 100_000
+def far_apart(k, n, seed=0):
+    """Clusters so far apart that every responsibility is zero or one to the last digit."""
+    rng = np.random.default_rng(seed)
     centres = 100 * rng.normal(size=(k, 2))
-    x = jnp.asarray(centres[rng.integers(0, k, n)] + rng.normal(size=(n, 2)))
-    start = gmmx.GaussianMixture.from_parameters(
-        np.full(k, 1 / k),
-        centres,
-        np.tile(np.eye(2), (k, 1, 1)) if covariance_type == "full" else np.ones((k, 2)),
-        covariance_type,
-    )
-
-    @jax.jit
-    def both(x):
-        def loss(x):
-            result = fitted(x, start, fitter=EMFitter(tol=0, max_iter=10))
-            return jnp.sum(jnp.sin(result.gmm.covariances)), result.packed
-
-        return jax.value_and_grad(loss, has_aux=True)(x)
-
-    (_, packed), gradient = both(x)
-    assert packed == 1
-    direction = direction_of(x)
-    exact = slope(lambda at: both(at)[0][0], x, direction)
-    np.testing.assert_allclose(along(gradient, direction), exact, rtol=1e-6)
+    labels = rng.permutation(np.arange(n) % k)
+    noise = rng.normal(size=(n, 2))
+    x = jnp.asarray(centres[labels] + noise)
+    eye = np.tile(np.eye(2), (k, 1, 1))
+    start = gmmx.GaussianMixture.from_parameters(np.full(k, 1 / k), centres, eye)
+    return x, start, labels, noise
 
 
-def test_of_several_starts_the_chosen_one_is_differentiated(x):
-    start = gmmx.initialize(x, K, "spherical", method="random")
-    several = Restarts(EMFitter(tol=0, max_iter=2000), 3)
+def test_responsibilities_of_zero():
+    """There a mean is that of its samples, and each has a part of 1/n_k in it."""
+    x, start, labels, _ = far_apart(k=3, n=60)
 
     def loss(x, fitter):
-        return jnp.sum(fitter.fit(x, start).gmm.covariances)
+        return jnp.sum(fitter.fit(x, start).gmm.means @ jnp.array([1.0, 2.0]))
 
+    exact = np.tile([1.0, 2.0], (60, 1)) / np.bincount(labels)[labels][:, None]
+    # Of several starts the chosen one is differentiated.
+    several = Restarts(EMFitter(tol=0, max_iter=200), 2)
     found = jax.jit(jax.grad(lambda x: loss(x, several)))(x)
-    chosen = several.fitter.fit(x, start)
-    assert np.isclose(chosen.log_likelihood, jax.jit(several.fit)(x, start).log_likelihood)
-    exact = jax.jit(jax.grad(lambda x: loss(x, several.fitter)))(x)
-    np.testing.assert_allclose(found, exact, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(found, exact, rtol=1e-8)
+
+
+def test_packed_moments_in_chunks():
+    x, start, _, noise = far_apart(k=16, n=100_000)
+
+    def loss(x):
+        result = fitted(x, start, fitter=EMFitter(tol=0, max_iter=5))
+        return jnp.sum(jnp.sin(result.gmm.covariances)), result.packed
+
+    both = jitted(loss)
+    (_, packed), gradient = both(x)
+    assert packed == 1
+    # Each cluster bent within itself, so that the slope is of order one.
+    direction = jnp.asarray(noise * (1 + 0.3 * np.sin(noise)))
+    exact = slope(lambda at: both(at)[0][0], x, direction, step=1e-3)
+    np.testing.assert_allclose(along(gradient, direction), exact, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -239,15 +225,48 @@ def test_of_several_starts_the_chosen_one_is_differentiated(x):
         (Restarts(GradientFitter(max_iter=2), 2), "GradientFitter.*EMFitter"),
         (Restarts(EMFitter(frozen="means"), 2), "frozen"),
     ],
+    ids=["gradient", "restarts of it", "restarts with frozen parameters"],
 )
 @pytest.mark.usefixtures("optax_promotion")
-def test_what_has_no_gradient_says_so(x, fitter, message):
-    start = gmmx.initialize(x, K, "spherical")
-
-    def loss(x, data):
-        return jnp.sum(x) * fitter.fit(data, start).log_likelihood
-
+def test_what_has_no_gradient_says_so(slow, fitter, message):
+    x, start = slow
     with pytest.raises(NotImplementedError, match=message):
-        jax.grad(lambda x: loss(x, x))(x)
-    # A part that is held constant is none of the gradient's business.
-    assert np.isfinite(jax.grad(lambda x: loss(x, jax.lax.stop_gradient(x)))(x)).all()
+        jax.grad(lambda x: fitter.fit(x, start).log_likelihood)(x)
+
+
+def test_a_fit_of_constants_is_none_of_the_gradients_business(slow):
+    x, start = slow
+
+    def loss(x):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", gmmx.FitWarning)
+            gmm = EMFitter(max_iter=2).fit(jax.lax.stop_gradient(x), start).gmm
+        return gmm.score(x)
+
+    assert (jax.grad(loss)(x) != 0).all()
+
+
+def test_linear_systems():
+    """Against a dense solver, and where there is no solution."""
+    rng = np.random.default_rng(0)
+    n = 40
+    turn = rng.normal(size=(n, n))
+    # Eigenvalues from 1e-3 to 1 and eigenvectors that are not orthogonal, as for a slow EM map.
+    matrix = turn @ np.diag(np.geomspace(1e-3, 1, n)) @ np.linalg.inv(turn)
+    b = {"a": jnp.asarray(rng.normal(size=(8, 2))), "b": jnp.asarray(rng.normal(size=n - 16))}
+    flat, unravel = jax.flatten_util.ravel_pytree(b)
+
+    def times(matrix):
+        matrix = jnp.asarray(matrix)
+        return lambda v: unravel(matrix @ jax.flatten_util.ravel_pytree(v)[0])
+
+    x, found = jax.jit(lambda b: solve_by_products(times(matrix), b))(b)
+    assert found
+    exact = np.linalg.solve(matrix, flat)
+    error = np.linalg.norm(jax.flatten_util.ravel_pytree(x)[0] - exact)
+    assert error < 1e-8 * np.linalg.norm(exact)
+    singular = np.diag(np.arange(n) > 0).astype(float)
+    assert not jax.jit(lambda b: solve_by_products(times(singular), b))(b)[1]
+    nothing = jax.tree.map(jnp.zeros_like, b)
+    x, found = solve_by_products(times(singular), nothing)
+    assert found and not any(leaf.any() for leaf in jax.tree.leaves(x))

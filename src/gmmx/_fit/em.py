@@ -155,7 +155,8 @@ class EMFitter(AbstractFitter):
         """By the implicit function theorem, see the page on gradients through a fit."""
         if start is None and self.frozen:
             # What the frozen parameters were made from is not known here.
-            return refuse("Restarts of an EMFitter with frozen parameters", result, (self, x, weights))
+            name = "Restarts of an EMFitter with frozen parameters"
+            return refuse(name, result, (self, x, weights))
         start = result.gmm if start is None else start
         inputs = Inputs(x, weights, jnp.asarray(self.reg_covar, x.dtype), start)
         found = fixed_point(self.frozen, result.gmm, result.log_likelihood, inputs)

@@ -140,6 +140,7 @@ class GradientFitter(AbstractFitter):
     ) -> FitState:
         units = Standardisation.of(gmm, x)
         trained = units.into(gmm)
+        free = cast(optax.Params, split(trained, self.frozen)[0])
         held_out = None
         if self.validation_fraction is not None:
             key, split_key = jax.random.split(key)
