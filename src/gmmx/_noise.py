@@ -70,7 +70,7 @@ def noise_root(noise: Float[Array, "*b"], m: int) -> Float[Array, "m m"]:
 
 
 def noise_factor(noise: Float[Array, "*b"], m: int) -> Float[Array, "m m"]:
-    """L⁻¹, so that C⁻¹ = L⁻ᵀL⁻¹; one where a variance is infinite."""
+    """L⁻¹, so that C⁻¹ = L⁻ᵀL⁻¹, of one noise covariance."""
     if noise.ndim < 2:
-        return jnp.eye(m, dtype=noise.dtype) / jnp.sqrt(jnp.where(jnp.isinf(noise), 1, noise))
+        return jnp.eye(m, dtype=noise.dtype) / jnp.sqrt(noise)
     return inverse_root(noise)

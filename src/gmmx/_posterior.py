@@ -123,7 +123,7 @@ class Operator(eqx.Module):
 
     matrix: Float[Array, "*b m d"] | None
     """A; the identity if there is none"""
-    noise: Float[Array, "*b"] | None
+    noise: Float[Array, "..."] | None
     """C: variances, or a matrix"""
 
 

@@ -21,8 +21,8 @@ from .._chunks import map_rows, rows_per_chunk
 from .._covariance import AbstractCovariance
 from .._grouped import grouped_product
 from .._linalg import einsum, inverse_lower, product
-from .._noise import noise_factor
-from .._orthogonal import condition_factor
+from .._noise import noise_factor, noise_root
+from .._orthogonal import condition_factor, lower_root
 from .indices import split
 
 if TYPE_CHECKING:
@@ -91,8 +91,12 @@ def given_observation(
 ) -> Conditional:
     """x given y = Ax + b + ε, ε ~ N(0, C).
 
-    The joint precision of (y, x) is MᵀM with M = [[C^-½, −C^-½A], [0, W]]. A coordinate of
-    infinite noise becomes a standard normal one of its own, and y there is to be zero.
+    The joint precision of (y, x) is MᵀM with M = [[C^-½, −C^-½A], [0, W]]; it gives the gains and
+    the posterior precisions. The covariance of y is RRᵀ with R = [C^½, AW⁻¹]: with little noise
+    M's columns are far larger than what y's own precision is, and would round it off.
+
+    A coordinate of infinite noise becomes a standard normal one of its own, and y there is to be
+    zero.
     """
     (k, d), m = gmm.means.shape, offset.shape[0]
     matrix = jnp.eye(d, dtype=gmm.dtype) if matrix is None else matrix
@@ -100,12 +104,16 @@ def given_observation(
         missing = jnp.isinf(noise)
         matrix = jnp.where(missing[:, None], 0, matrix)
         offset = jnp.where(missing, 0, offset)
+        noise = jnp.where(missing, 1, noise)
     white = noise_factor(noise, m)
     factors = gmm.structure.distinct_factors(k, d)
     above = jnp.concatenate([white, -product(white, matrix)], axis=1)
     above = jnp.broadcast_to(above, (factors.shape[0], m, m + d))
     below = jnp.pad(factors, ((0, 0), (0, 0), (m, 0)))
-    evidence, posterior, gains = condition_factor(jnp.concatenate([above, below], axis=1), m)
+    _, posterior, gains = condition_factor(jnp.concatenate([above, below], axis=1), m)
+    root = jnp.broadcast_to(noise_root(noise, m), (factors.shape[0], m, m))
+    spread = product(matrix, inverse_lower(factors))
+    evidence = inverse_lower(lower_root(jnp.concatenate([root, spread], axis=-1)))
     means = einsum("md,kd->km", matrix, gmm.means) + offset
     observed = type(gmm)(gmm.logits, means, gmm.structure.with_distinct_factors(evidence))
     structure = gmm.structure.with_distinct_factors(posterior)

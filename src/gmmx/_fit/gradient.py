@@ -159,9 +159,7 @@ class GradientFitter(AbstractFitter):
             inner=_Memory(
                 units=units,
                 trained=trained,
-                optimiser=self._optimiser(x.dtype).init(
-                    cast(optax.Params, split(trained, self.frozen)[0])
-                ),
+                optimiser=self._optimiser(x.dtype).init(free),
                 best=nothing,
                 reference=nothing,
                 since=zero,
