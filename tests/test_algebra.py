@@ -466,8 +466,8 @@ def _single(gmm):
         (lambda g: g.convolve(np.inf), "NaN or infinite"),
         (lambda g: g.reduce(5), "cannot add"),
         (lambda g: g.reduce(0), "positive integer"),
-        (lambda g: gmmx.product(g, gmmx.GaussianMixture.create(2, 3)), "3 features"),
-        (lambda g: gmmx.log_overlap(g, gmmx.GaussianMixture.create(2, 3)), "3 features"),
+        (lambda g: gmmx.product(g, gmmx.GaussianMixture.create(2, 3)), "q has 3"),
+        (lambda g: gmmx.log_overlap(g, gmmx.GaussianMixture.create(2, 3)), "q has 3"),
     ],
 )
 def test_bad_input_is_refused_with_the_fix(call, message):
