@@ -426,8 +426,9 @@ def test_float32_far_and_narrow(structure):
         rng.bit_generator.state = state
         b = operation(exact)
         for x, y in zip(dense(a)[1:], dense(b)[1:], strict=True):
-            largest = np.abs(y).max(axis=0)
-            scale = np.where(largest > 0, largest, 1)  # diagonal covariances hold zeros
+            # Means by feature; covariances by the deviations of both of their features.
+            deviations = np.sqrt(y.max(axis=0).diagonal()) if y.ndim == 3 else None
+            scale = np.abs(y).max(axis=0) if y.ndim == 2 else np.outer(deviations, deviations)
             np.testing.assert_allclose(x / scale, y / scale, atol=1e-4)
     far = eqx.tree_at(lambda g: g.means, structure.mixture(K, D), gmm.means / units + 1e4)
     single, exact = _single(far), jax.tree.map(lambda v: v.astype(np.float64), _single(far))

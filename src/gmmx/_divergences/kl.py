@@ -95,7 +95,7 @@ def kl_upper_bound(p: GaussianMixture, q: GaussianMixture) -> Float[Array, ""]:
     log_parts, log_shares = _best_split(*jax.lax.stop_gradient((log_p, log_q, divergence)))
     mass = jnp.exp(log_p + log_parts)
     # Where there is no mass nothing is added, and the logarithm of nothing is not looked at.
-    some = jax.lax.stop_gradient(mass) > 0
+    some = jax.lax.stop_gradient(mass) != 0
     ratio = jnp.where(some, log_p + log_parts - log_q - log_shares, 0)
     return jnp.sum(jnp.where(some, mass * (ratio + divergence), 0))
 
@@ -104,6 +104,9 @@ def _best_split(
     log_p: Float[Array, "k 1"], log_q: Float[Array, "1 l"], divergence: Float[Array, "k l"]
 ) -> tuple[Float[Array, "k l"], Float[Array, "k l"]]:
     """(log φ_{l|k}, log ψ_{k|l}), until the bound no longer moves by more than rounding."""
+    # Kept from −∞: the parts of a component of weight zero are of no account, but must not be NaN.
+    lowest = jnp.finfo(divergence.dtype).min / 8
+    log_p, log_q = jnp.maximum(log_p, lowest), jnp.maximum(log_q, lowest)
 
     def parts(log_shares: Array) -> Array:
         return jax.nn.log_softmax(log_q + log_shares - divergence, axis=1)

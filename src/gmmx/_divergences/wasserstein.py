@@ -86,7 +86,7 @@ def pairwise_squared_wasserstein(p: GaussianMixture, q: GaussianMixture) -> Floa
     return jax.lax.map(with_all, (inverse_lower(factors(p)), p.means))
 
 
-def _bures(a: Float[Array, "*k d d"], b: Float[Array, "*k d d"]) -> Float[Array, "*k"]:
+def _bures(a: Float[Array, "*#k d d"], b: Float[Array, "*#k d d"]) -> Float[Array, "..."]:
     """tr(Σ₀ + Σ₁ − 2(Σ₀^½Σ₁Σ₀^½)^½), where Σ₀ = AAᵀ and Σ₁ = BBᵀ.
 
     It is ‖A − BU‖² at the orthogonal U that makes it least, the polar factor of BᵀA (Bhatia, Jain
@@ -106,8 +106,8 @@ def _bures(a: Float[Array, "*k d d"], b: Float[Array, "*k d d"]) -> Float[Array,
 
 
 def _root(square: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
-    """√, of derivative zero at zero."""
-    some = square != 0
+    """√, of derivative zero at zero; rounding may have brought a zero below it."""
+    some = ~(square <= 0)
     return jnp.where(some, jnp.sqrt(jnp.where(some, square, 1)), 0)
 
 
