@@ -89,6 +89,13 @@ STRUCTURES = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs():
+    """Each compiled program keeps memory maps, of which a process may have 65,530 on Linux."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session", params=STRUCTURES)
 def structure(request) -> Structure:
     return STRUCTURES[request.param]

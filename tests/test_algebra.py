@@ -451,7 +451,7 @@ def _single(gmm):
         (lambda g: g.marginal([]), "one or more feature numbers"),
         (lambda g: g.marginal(0), "one or more feature numbers"),
         (lambda g: g.marginal([0.5]), "one or more feature numbers"),
-        (lambda g: jax.jit(g.marginal)(jnp.arange(2)), "indices is traced"),
+        (lambda g: jax.jit(lambda i: g.marginal(i))(jnp.arange(2)), "indices is traced"),
         (lambda g: g.condition([0, 1, 2, 3], np.zeros(4)), "log_prob"),
         (lambda g: g.condition([0, 1], np.zeros(3)), r"\(\*batch, 2\) was wanted"),
         (lambda g: g.condition([0], 1.0), r"\(\*batch, 1\) was wanted"),

@@ -78,9 +78,9 @@ class Plan(eqx.Module):
         width = sum(leaf.shape[1] for leaf in jax.tree.leaves(features))
         # The features cost as much however few the components are that share them, and the
         # coefficients however few the rows. The constants are from timings at d = 2 to 64.
-        if n * k * width < _SMALLEST:
+        if n * k * width < _SMALLEST or n < 16 * d:
             fastest = WHITENED
-        elif n < 16 * d or width > _WORTH[products] * k * d:
+        elif width > _WORTH[products] * k * d:
             fastest = CENTRED
         else:
             fastest = PACKED
@@ -112,10 +112,7 @@ class Route(eqx.Module):
     def of(cls, seen: "GaussianMixture", reaches: Float[Array, "c d"], plan: Plan) -> Self:
         """The fastest accurate route for a mixture, as seen in its frame. NaN is whitened."""
         seen, reaches = jax.lax.stop_gradient((seen, reaches))
-        if plan.fastest == CENTRED:
-            size = seen.structure.cancellation_at_most(reaches, seen.means)
-        else:
-            size = seen.structure.cancellation(reaches, seen.means)
+        size = seen.structure.cancellation(reaches, seen.means)
         # A component of weight zero takes no part, however narrow it is.
         size = jnp.where(seen.logits == -jnp.inf, 0, size)
         limit = LIMIT[reaches.dtype]

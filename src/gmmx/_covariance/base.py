@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from .._checks import check_positive, check_symmetric
-from .._linalg import damp, einsum, inverse_lower, reverse_root
+from .._linalg import damp, inverse_lower, reverse_root
 from .._noise import noise_root
 from .._orthogonal import condition_factor, lower_factor, lower_root
 
@@ -250,13 +250,6 @@ class AbstractCovariance(eqx.Module):
         Rounding leaves an error of about ε times this in a packed log-density, and the same
         relative error in the packed covariance.
         """
-
-    def cancellation_at_most(
-        self, reaches: Float[Array, "c d"], means: Float[Array, "k d"]
-    ) -> Float[Array, "c k"]:
-        """‖|W_k|e‖², not less than `cancellation`, without a product of matrices."""
-        reach = jnp.maximum(reaches[:, None], jnp.abs(means))
-        return jnp.sum(einsum("kde,cke->ckd", jnp.abs(self.factors(*means.shape)), reach) ** 2, -1)
 
     # The M-step
 
