@@ -43,15 +43,14 @@ def _reparameterise(
 
 @_reparameterise.defjvp
 def _reparameterise_jvp(primals, tangents):
-    *parameters, _ = primals
-    *moves, _ = tangents
+    parameters, moves = primals[:-1], tangents[:-1]
     x = _reparameterise(*primals)
     n, d = x.shape
 
     # A gradient keeps nothing of a chunk but its rows.
     @jax.checkpoint
     def move(x: Float[Array, "r d"]) -> Float[Array, "r d"]:
-        return _move(*parameters, *moves, x)
+        return _move(*parameters, *moves, x)  # pyright: ignore[reportCallIssue]
 
     rows = rows_per_chunk(n, 6 * parameters[0].shape[0] * d, x.dtype.itemsize)
     return x, map_rows(move, x, rows)

@@ -20,10 +20,10 @@ class MixtureDistribution(AbstractDistribution):
     """
 
     gmm: GaussianMixture
-    cond_shape: ClassVar[None] = None
+    cond_shape: ClassVar[None] = None  # pyright: ignore[reportIncompatibleVariableOverride]
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self) -> tuple[int, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """`(d,)`"""
         return (self.gmm.n_features,)
 

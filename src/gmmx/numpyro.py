@@ -40,13 +40,17 @@ def from_numpyro(mixture: dist.MixtureSameFamily) -> GaussianMixture:
     components = mixture.component_distribution
     if isinstance(components, dist.Independent):
         components = components.base_dist
-    logits = mixture.mixing_distribution.logits
+    logits = jnp.asarray(mixture.mixing_distribution.logits)
+    k = logits.shape[0]
     if isinstance(components, dist.MultivariateNormal):
-        means, factors = components.loc, inverse_lower(components.scale_tril)
+        means, factors = (
+            jnp.asarray(components.loc),
+            inverse_lower(jnp.asarray(components.scale_tril)),
+        )
         name, upper = "full", factors.mT
     elif isinstance(components, dist.Normal):
         means, scale = (
-            jnp.broadcast_to(value, components.batch_shape).reshape(len(logits), -1)
+            jnp.broadcast_to(jnp.asarray(value), components.batch_shape).reshape(k, -1)
             for value in (components.loc, components.scale)
         )
         name, upper = "diag", 1 / scale
@@ -55,7 +59,6 @@ def from_numpyro(mixture: dist.MixtureSameFamily) -> GaussianMixture:
             f"The components are of type {type(components).__name__}; MultivariateNormal or "
             "Normal was wanted."
         )
-    k = len(logits)
     means = jnp.broadcast_to(means, (k, means.shape[-1]))
     upper = jnp.broadcast_to(upper, (k, *upper.shape[1:]))
     return GaussianMixture(logits, means, structure_named(name).from_precisions_cholesky(upper))
