@@ -125,7 +125,7 @@ def affine():
 
 
 def convolve():
-    figure, axes = plt.subplots(1, 3, figsize=(8.4, 3.0), sharey=True)
+    figure, axes = plt.subplots(1, 3, figsize=(8.4, 3.4), sharey=True)
     matrix = np.array([[1.0, -0.9], [-0.9, 1.0]])
     for axis, noise, title in (
         (axes[0], 0.0, "convolve(0): x itself"),
@@ -166,11 +166,11 @@ def many(seed=4, k=14):
 
 def reduce():
     gmm = many()
-    figure, axes = plt.subplots(1, 3, figsize=(8.4, 3.0), sharey=True)
+    figure, axes = plt.subplots(1, 3, figsize=(8.4, 3.3), sharey=True)
     for axis, n, color in zip(axes, (gmm.n_components, 5, 3), (INK, COOL, WARM), strict=True):
         ellipses(axis, gmm.reduce(n), color)
         axis.set_title(f"{n} components" if axis is axes[0] else f"reduce({n})")
-        axis.set(xlim=(-6, 6), ylim=(-5, 5))
+        axis.set(xlim=(-6, 6), ylim=(-6.5, 5.5))
     for axis in axes[1:]:
         axis.set_ylabel("")
     save(figure, "reduce")
