@@ -37,6 +37,9 @@ LIMIT = {jnp.dtype("float32"): 3.3e3, jnp.dtype("float64"): 1e5}
 # worth it.
 _WORTH = {1: 1.1, 2: 1.6}
 
+# From so many rows a feature on, by that number, the coefficients are worth it.
+_ENOUGH = {1: 24, 2: 16}
+
 # Below this many multiplications a pass, whitening is as fast and compiles sooner.
 _SMALLEST = 2**20
 
@@ -62,6 +65,7 @@ class Plan(eqx.Module):
 
     rows: int = eqx.field(static=True)
     whitened_rows: int = eqx.field(static=True)
+    centred_rows: int = eqx.field(static=True)
     fastest: int = eqx.field(static=True)
     """The fastest of the ways that is worth its preparation"""
     slots: int = eqx.field(static=True)
@@ -78,16 +82,23 @@ class Plan(eqx.Module):
         width = sum(leaf.shape[1] for leaf in jax.tree.leaves(features))
         # The features cost as much however few the components are that share them, and the
         # coefficients however few the rows. The constants are from timings at d = 2 to 64.
-        if n * k * width < _SMALLEST or n < 16 * d:
+        if n * k * width < _SMALLEST:
             fastest = WHITENED
+        elif n < _ENOUGH[products] * d:
+            fastest = WHITENED if products == 1 else CENTRED
         elif width > _WORTH[products] * k * d:
             fastest = CENTRED
         else:
             fastest = PACKED
-        whitened_rows = rows_per_chunk(n, k * d, itemsize)
-        rows = rows_per_chunk(n, width + k, itemsize) if fastest == PACKED else whitened_rows
+        # Both x − μ_k and y are held.
+        whitened_rows = rows_per_chunk(n, 2 * k * d, itemsize, least=64)
+        # Moments need all of y at once, distances half of it and some of the other half.
+        columns = k * d if products == 2 else 5 * k * d // 8
+        centred_rows = rows_per_chunk(n, columns, itemsize)
+        packed_rows = rows_per_chunk(n, width + k, itemsize)
+        rows = (whitened_rows, centred_rows, packed_rows)[fastest]
         slots = k // 8 if fastest == PACKED and gmm.structure.separable else 0
-        return cls(rows, whitened_rows, fastest, slots)
+        return cls(rows, whitened_rows, centred_rows, fastest, slots)
 
 
 def reach(z: Float[Array, "r d"]) -> Float[Array, " d"]:
@@ -112,7 +123,10 @@ class Route(eqx.Module):
     def of(cls, seen: "GaussianMixture", reaches: Float[Array, "c d"], plan: Plan) -> Self:
         """The fastest accurate route for a mixture, as seen in its frame. NaN is whitened."""
         seen, reaches = jax.lax.stop_gradient((seen, reaches))
-        size = seen.structure.cancellation(reaches, seen.means)
+        if plan.fastest == CENTRED:
+            size = seen.structure.cancellation_at_most(reaches, seen.means)
+        else:
+            size = seen.structure.cancellation(reaches, seen.means)
         # A component of weight zero takes no part, however narrow it is.
         size = jnp.where(seen.logits == -jnp.inf, 0, size)
         limit = LIMIT[reaches.dtype]
@@ -126,8 +140,7 @@ class Route(eqx.Module):
 
     def suffices(self, wanted: Self) -> Bool[Array, ""]:
         """Whether this route is accurate where `wanted` is the fastest that is."""
-        packed = jnp.any(self.ways == PACKED)
-        missing = packed & jnp.any(wanted.narrow & ~self.narrow)
+        missing = self.any_packed & jnp.any(wanted.narrow & ~self.narrow)
         return ~(missing | jnp.any(self.ways > wanted.ways))
 
     def both(self, other: Self) -> Self:
@@ -136,6 +149,11 @@ class Route(eqx.Module):
         few = jnp.sum(narrow) <= self.slots
         ways = jnp.where(few, jnp.minimum(self.ways, other.ways), WHITENED)
         return type(self)(ways, narrow & few, self.slots)
+
+    @property
+    def any_packed(self) -> Bool[Array, ""]:
+        """Whether a chunk is packed."""
+        return jnp.any(self.ways == PACKED)
 
     @property
     def any_narrow(self) -> Bool[Array, ""]:

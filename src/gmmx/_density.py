@@ -75,15 +75,12 @@ def evaluate(
     # A gradient keeps the n × k log-joints and builds everything else again, chunk by chunk. The
     # checkpoints stand inside the branches, since a branch would else fill in zeros for all that
     # another one keeps.
-    def in_rows(whiten: Callable, gmm: "GaussianMixture", x: Array) -> Array:
-        def block(rows: Array) -> Array:
-            return log_joint_of(constant, whiten(gmm.structure, rows, gmm.means)).T
-
-        return map_rows(block, x, min(plan.whitened_rows, x.shape[0]))
-
     @jax.checkpoint
     def whitened(x: Array) -> Array:
-        return in_rows(type(gmm.structure).whiten, gmm, x)
+        def block(x: Array) -> Array:
+            return log_joint_of(constant, gmm.structure.whiten(x, gmm.means)).T
+
+        return map_rows(block, x, min(plan.whitened_rows, x.shape[0]))
 
     if plan.fastest == WHITENED:
         values = map_rows(lambda block: reduce(whitened(block)), x, plan.rows)
@@ -94,7 +91,11 @@ def evaluate(
 
     @jax.checkpoint
     def centred(x: Array) -> Array:
-        return in_rows(type(gmm.structure).whiten_centred, seen, frame.apply(x))
+        def block(x: Array) -> Array:
+            distances = seen.structure.distances_centred(frame.apply(x), seen.means)
+            return (constant[:, None] - distances / 2).T
+
+        return map_rows(block, x, min(plan.centred_rows, x.shape[0]))
 
     coefficients = seen.structure.packed_coefficients(seen.means, constant)
 

@@ -129,7 +129,9 @@ def expect(
     seen = frame.model(gmm)
     structure = seen.structure
 
-    def in_rows(whiten: Callable, scatter: Callable, x: Array, weights: Array | None) -> Moments:
+    def in_rows(
+        whiten: Callable, scatter: Callable, x: Array, weights: Array | None, rows: int
+    ) -> Moments:
         def block(arrays: tuple[Array, Array | None], present: Array | None, _: None) -> Moments:
             x, weights = arrays[0], times(arrays[1], present)
             y = whiten(x)
@@ -139,7 +141,7 @@ def expect(
             totals = _total(log_prob, weights)
             return rows_moments(gmm, x, second, responsibilities, frame.centre, totals)
 
-        return fold(block, (x, weights), None, min(plan.whitened_rows, x.shape[0]))
+        return fold(block, (x, weights), None, min(rows, x.shape[0]))
 
     def whitened(x: Array, weights: Array | None) -> Moments:
         return in_rows(
@@ -147,6 +149,7 @@ def expect(
             lambda y, z, x: gmm.structure.scatter(y, z),
             x,
             weights,
+            plan.whitened_rows,
         )
 
     if plan.fastest == WHITENED:
@@ -158,7 +161,16 @@ def expect(
             lambda y, z, x: structure.scatter_centred(y, z, frame.apply(x), seen.means),
             x,
             weights,
+            plan.centred_rows,
         )
+
+    def coefficients_of() -> PyTree:
+        return structure.packed_coefficients(seen.means, constant)
+
+    # For small data they cost as much as a chunk.
+    coefficients = jax.lax.cond(
+        route.any_packed, coefficients_of, lambda: zeros_like_of(coefficients_of)
+    )
 
     def packed(x: Array, weights: Array | None) -> PyTree:
         features = structure.packed_features(coefficients, frame.apply(x))
@@ -192,7 +204,6 @@ def expect(
         lambda x, weights: (zeros_like_of(packed, x, weights), centred(x, weights)),
         lambda x, weights: (packed(x, weights), zeros_like_of(whitened, x, weights)),
     ]
-    coefficients = structure.packed_coefficients(seen.means, constant)
 
     def chunk(block: tuple[Array, Array | None], present: Array | None, way: Array) -> PyTree:
         weights = times(block[1], present)

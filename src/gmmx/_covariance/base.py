@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from .._checks import check_positive, check_symmetric
-from .._linalg import damp, inverse_lower, reverse_root
+from .._linalg import damp, einsum, inverse_lower, reverse_root
 from .._noise import noise_root
 from .._orthogonal import condition_factor, lower_factor, lower_root
 
@@ -183,6 +183,12 @@ class AbstractCovariance(eqx.Module):
         """
         return self.whiten(x, means)
 
+    def distances_centred(
+        self, x: Float[Array, "n d"], means: Float[Array, "k d"]
+    ) -> Float[Array, "k n"]:
+        """‖y‖² with y = `whiten_centred(x, means)`."""
+        return jnp.sum(self.whiten_centred(x, means) ** 2, axis=1)
+
     def damp(
         self, y: Float[Array, "k d n"], variance: Float[Array, "*n"]
     ) -> tuple[Float[Array, "k d n"], Float[Array, "k #n"]]:
@@ -250,6 +256,14 @@ class AbstractCovariance(eqx.Module):
         Rounding leaves an error of about ε times this in a packed log-density, and the same
         relative error in the packed covariance.
         """
+
+    def cancellation_at_most(
+        self, reaches: Float[Array, "c d"], means: Float[Array, "k d"]
+    ) -> Float[Array, "c k"]:
+        """‖|W_k|(reach + |μ_k|)‖², not less than `cancellation`: one product with vectors."""
+        factors = jnp.abs(self.factors(*means.shape))
+        centres = einsum("kde,ke->kd", factors, jnp.abs(means))
+        return jnp.sum((einsum("kde,ce->ckd", factors, reaches) + centres) ** 2, axis=-1)
 
     # The M-step
 

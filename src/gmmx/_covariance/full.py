@@ -85,10 +85,21 @@ class FullCovariance(AbstractCovariance):
     def whiten_centred(
         self, x: Float[Array, "n d"], means: Float[Array, "k d"]
     ) -> Float[Array, "k d n"]:
-        factor = self._factor
-        (k, d), n = means.shape, x.shape[0]
-        turned = product(factor.reshape(k * d, d), x.T).reshape(k, d, n)
-        return turned - product(factor, means[:, :, None])
+        return _whiten_at_once(self._factor, x, means)
+
+    def distances_centred(
+        self, x: Float[Array, "n d"], means: Float[Array, "k d"]
+    ) -> Float[Array, "k n"]:
+        # The upper half of a triangle reads half of the features. Short products do not pay.
+        factor, (k, d) = self._factor, means.shape
+        half = d // 2 if d >= 32 and k * d >= 512 else 0
+        parts = [(factor[:, :half, :half], half), (factor[:, half:], d)]
+        distances = [
+            jnp.sum(_whiten_at_once(rows, x[:, :m], means[:, :m]) ** 2, axis=1)
+            for rows, m in parts
+            if m
+        ]
+        return sum(distances[1:], distances[0])
 
     def half_log_det(self, n_features: int) -> Float[Array, " k"]:
         return jnp.trace(self.log_cholesky, axis1=-2, axis2=-1)
@@ -109,13 +120,15 @@ class FullCovariance(AbstractCovariance):
         x: Float[Array, "n d"],
         means: Float[Array, "k d"],
     ) -> Float[Array, "k d d"]:
-        # Σ z y(Wx − Wμ)ᵀ, of which Σ z yxᵀ is again one product for all components.
+        # Σ z y(Wx − Wμ)ᵀ, of which Σ z yxᵀ is again one product for all components; and
+        # Σ z y = W Σ z(x − μ), without another pass over y.
         factor = self._factor
         k, d, n = y.shape
-        y = responsibilities[:, None] * y
-        cross = product(y.reshape(k * d, n), x).reshape(k, d, d)
-        centres = product(factor, means[:, :, None])
-        return product(cross, factor.mT) - jnp.sum(y, axis=2, keepdims=True) * centres.mT
+        cross = product((responsibilities[:, None] * y).reshape(k * d, n), x).reshape(k, d, d)
+        weight = jnp.sum(responsibilities, axis=1, keepdims=True)
+        first = einsum("kn,nd->kd", responsibilities, x) - weight * means
+        pair = product(factor, jnp.stack([first, means], axis=-1))
+        return product(cross, factor.mT) - pair[..., :1] * pair[..., 1:].mT
 
     def packed_coefficients(
         self, means: Float[Array, "k d"], constant: Float[Array, " k"]
@@ -177,3 +190,12 @@ class FullCovariance(AbstractCovariance):
         floor = reg_covar * product(factor, factor.mT)
         log_cholesky = log_diagonal(whiten_by(scatter / weight + floor, factor))
         return type(self)(jnp.where(empty[:, None, None], self.log_cholesky, log_cholesky))
+
+
+def _whiten_at_once(
+    factor: Float[Array, "k r d"], x: Float[Array, "n d"], means: Float[Array, "k d"]
+) -> Float[Array, "k r n"]:
+    """W_kx − W_kμ_k, where the one product Wx serves all components."""
+    k, rows, d = factor.shape
+    turned = product(factor.reshape(k * rows, d), x.T).reshape(k, rows, x.shape[0])
+    return turned - product(factor, means[:, :, None])

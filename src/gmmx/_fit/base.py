@@ -26,8 +26,12 @@ from .result import FitResult, Status, announce
 _log = logging.getLogger(__name__)
 
 # The longest block between two looks at the keyboard, in seconds and in steps.
-_BLOCK_SECONDS = 0.2
+_BLOCK_SECONDS = 0.5
 _BLOCK_STEPS = 128
+
+# The first block, before any step was timed: of so many multiplications, n·K·d² a step, which
+# take less than that on any machine.
+_FIRST_BLOCK = 2**31
 
 
 class FitState(eqx.Module):
@@ -243,7 +247,8 @@ def _observe(
     else:
         state, blocks = resumed
     interrupted = False
-    n_iter, steps = int(state.n_iter), 1
+    n_iter = int(state.n_iter)
+    steps = int(np.clip(_FIRST_BLOCK // (x.size * gmm.means.size), 1, _BLOCK_STEPS))
     with _Bar(limit, progress) as bar:
         if n_iter:
             bar.update(n_iter, state)
