@@ -185,6 +185,22 @@ def test_rows_are_printed_as_csv(gmmx_, model, frame):
     )
 
 
+def test_rows_are_printed_as_json(gmmx_, model, frame):
+    x = frame.select("height", "width").to_numpy()
+    for arguments, values in (
+        (("predict", "m.safetensors", "data.csv"), {"component": model.predict(x)}),
+        (("score", "m.safetensors", "data.csv", "--per-row"), {"log_density": model.log_prob(x)}),
+    ):
+        rows = json.loads(ok(gmmx_(*arguments, "--json")))
+        assert rows.keys() == values.keys()
+        for name, value in values.items():
+            np.testing.assert_allclose(rows[name], value, rtol=1e-12)
+    drawn = json.loads(ok(gmmx_("sample", "m.safetensors", "-n", 5, "--labels", "--json")))
+    assert {name: len(column) for name, column in drawn.items()} == {
+        "height": 5, "width": 5, "component": 5
+    }  # fmt: skip
+
+
 def test_samples_are_drawn_by_the_seed(gmmx_, model):
     text = ok(gmmx_("sample", "m.safetensors", "-n", 5, "--seed", 4, "--labels"))
     drawn = pl.read_csv(io.StringIO(text))
@@ -276,12 +292,18 @@ def test_spaces_and_missing_marks_in_a_csv(gmmx_, model, tmp_path):
         (["fit", "flat.npy", "-k", "2", "--out", "m.pkl"], r"ending in \.safetensors"),
         (["fit", "flat.npy", "-k", "2", "--out", "no/m.safetensors"], "there is no folder"),
         (["fit", "flat.npy", "-k", "2", "--plot", "no/fit.png"], "there is no folder"),
+        (["fit", "flat.npy", "-k", "2", "--plot", "fit.xyz"], r"fit\.xyz: .* ending in \.png"),
+        (["fit", "flat.npy", "-k", "2", "--checkpoint", "."], "is a folder"),
+        (["fit", "data.csv", "-k", "2", "--columns", "width,width"], "'width' is named more than"),
+        (["fit", "data.csv", "-k", "2", "--weights", "count"], "--columns height,width$"),
+        (["select", "flat.npy", "-k", "2", "--plot", "."], "ending in"),
         (["select", "flat.npy", "-k", "1-x"], "1-10 or 2,4,8 was wanted"),
         (["info", "data.csv"], "it is no safetensors file"),
-        (["info", "missing.safetensors"], "No such file"),
+        (["info", "missing.safetensors"], "gmmx: missing.safetensors: No such file"),
         (["score", "m.safetensors", "flat.npy"], "has 1 columns, and the model is of 2"),
         (["score", "m.safetensors", "data.csv", "--out", "a.csv"], "--per-row"),
         (["predict", "m.safetensors", "data.csv", "--out", "a.xlsx"], r"ending in \.csv"),
+        (["predict", "m.safetensors", "data.csv", "--out", "a.csv", "--json"], "choose one"),
     ],
 )  # fmt: skip
 def test_mistakes(gmmx_, model, arguments, message):
@@ -296,15 +318,14 @@ def test_mistakes(gmmx_, model, arguments, message):
     assert re.search(message, said), said
 
 
-# Written at the same time as the pictures and the selection
+# Selections and pictures
 
 
-@pytest.mark.skipif(not hasattr(gmmx, "select"), reason="gmmx.select is not here yet")
 def test_select(gmmx_, folder, frame):
     pytest.importorskip("matplotlib")
     report = json.loads(
         ok(gmmx_(
-            "select", "data.csv", "-k", "1-3", "--covariance", "full,diag", "--columns",
+            "select", "data.csv", "-k", "1-3", "--covariance", "full, diag", "--columns",
             "height,width", "--out", "best.safetensors", "--plot", "curves.png", "--json",
         ))
     )  # fmt: skip
@@ -314,7 +335,12 @@ def test_select(gmmx_, folder, frame):
     assert (folder / "curves.png").stat().st_size > 1000
 
 
-@pytest.mark.skipif(not hasattr(gmmx, "select"), reason="gmmx.plot is not here yet")
+def test_a_selection_of_failed_fits_has_status_one(gmmx_, folder):
+    np.save("equal.npy", np.ones((20, 1)))
+    failed = gmmx_("select", "equal.npy", "-k", 1, "--covariance", "diag", "--reg-covar", 0)
+    assert "every fit failed" in refused(failed, status=1)
+
+
 @pytest.mark.parametrize("columns", ["height", "height,width", "height,width,count"])
 def test_plot(gmmx_, folder, columns):
     pytest.importorskip("matplotlib")
@@ -323,6 +349,10 @@ def test_plot(gmmx_, folder, columns):
 
 
 # As a program
+
+
+def test_it_tells_its_version(gmmx_):
+    assert ok(gmmx_("--version")) == f"gmmx {gmmx.__version__}\n"
 
 
 def test_help_does_not_import_jax():

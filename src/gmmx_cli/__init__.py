@@ -21,8 +21,12 @@ def main() -> None:
             raise
         _end(2, f'the command line needs {error.name}: pip install "gmmx[cli]"')
     # What the library and the system say of a caller's mistake, whose messages are for people.
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         _end(2, str(error))
+    except OSError as error:
+        # Without the system's number, which is for programs.
+        said = [str(part) for part in (error.filename, error.strerror) if part]
+        _end(2, ": ".join(said) or str(error))
     except RuntimeError as error:
         from gmmx import FitError
 

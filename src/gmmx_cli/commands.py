@@ -56,6 +56,10 @@ Seed = Annotated[int, typer.Option(help="For whatever is drawn at random.")]
 Starts = Annotated[int, typer.Option("--n-init", min=1, help="Starts; the likeliest is kept.")]
 Dtype = Annotated[Literal["float32", "float64"], typer.Option(help="The numbers to compute in.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Picture = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="Draw the result, as .png, .pdf, .svg or .jpg."),
+]
 ModelOut = Annotated[
     str | None,
     typer.Option("--out", "-o", metavar="FILE", help="Write the model, as .safetensors."),
@@ -65,6 +69,24 @@ RowsOut = Annotated[
     typer.Option("--out", "-o", metavar="FILE",
                  help="Write to a .csv, .tsv, .parquet or .npy instead of printing CSV."),
 ]  # fmt: skip
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        sys.stdout.write(f"gmmx {version('gmmx')}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def about(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """What stands before a command."""
 
 
 @app.command()
@@ -91,21 +113,18 @@ def fit(
         str | None,
         typer.Option(metavar="FILE", help="Keep the fit's state; the same command resumes it."),
     ] = None,
-    plot: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="Draw the components over the data, as .png or .pdf."),
-    ] = None,
+    plot: Picture = None,
     json: Json = False,
 ) -> None:
     """Fit a mixture to data.
 
     Example: gmmx fit measurements.csv -k 3 --columns height,width --out model.safetensors
     """
-    from .tables import check_folder, check_output
+    from .tables import check_output, check_place
 
     check_output(out, ".safetensors")
-    for path in (checkpoint, plot):
-        check_folder(path)
+    check_output(plot, reports.PICTURES, "--plot")
+    check_place(checkpoint)
     gmmx, jax = _library(dtype)
     pictures = reports.plotting() if plot else None
     names, x, counts = _data(data, array, columns, weights)
@@ -142,21 +161,20 @@ def predict(
     columns: Columns = None,
     array: Array = None,
     out: RowsOut = None,
+    json: Json = False,
 ) -> None:
     """The most probable component of each row.
 
     Example: gmmx predict model.safetensors measurements.csv --out labels.csv
     """
-    from .tables import check_output, write
-
-    check_output(out)
+    _check_rows(out, json)
     gmm, x = _model_and_data(model, data, columns, array)
     if proba:
         values = gmm.predict_proba(x)
         rows = {f"component_{k}": values[:, k] for k in range(gmm.n_components)}
     else:
         rows = {"component": gmm.predict(x)}
-    write(rows, out)
+    _give_rows(rows, out, json)
 
 
 @app.command()
@@ -175,14 +193,12 @@ def score(
 
     Example: gmmx score model.safetensors new.csv
     """
-    from .tables import check_output, write
-
-    check_output(out)
+    _check_rows(out, json)
     if out is not None and not per_row:
         raise typer.BadParameter("it is for the rows of --per-row.", param_hint="--out")
     gmm, x = _model_and_data(model, data, columns, array)
     if per_row:
-        write({"log_density": gmm.log_prob(x)}, out)
+        _give_rows({"log_density": gmm.log_prob(x)}, out, json)
         return
     report = {"n_samples": len(x), "log_likelihood": float(gmm.score(x))}
     reports.show(report | reports.criteria(gmm, x), json, reports.score_text)
@@ -197,20 +213,19 @@ def sample(
         bool, typer.Option("--labels", help="Add a column, component, that each row is from.")
     ] = False,
     out: RowsOut = None,
+    json: Json = False,
 ) -> None:
     """Draw rows from a model.
 
     Example: gmmx sample model.safetensors -n 1000 --seed 7 --out new.parquet
     """
-    from .tables import check_output, write
-
-    check_output(out)
+    _check_rows(out, json)
     gmm, header = _model(model)
     import jax
 
     drawn, components = gmm.sample_with_labels(rows, key=jax.random.key(seed))
     columns = {name: drawn[:, i] for i, name in enumerate(_names(gmm, header))}
-    write(columns | ({"component": components} if labels else {}), out)
+    _give_rows(columns | ({"component": components} if labels else {}), out, json)
 
 
 @app.command()
@@ -237,31 +252,32 @@ def select(
     seed: Seed = 0,
     dtype: Dtype = "float32",
     out: ModelOut = None,
-    plot: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Draw the criterion as curves.")
-    ] = None,
+    plot: Picture = None,
     json: Json = False,
 ) -> None:
     """Choose the number of components and the structure.
 
     Example: gmmx select measurements.csv -k 1-10 --criterion bic --out best.safetensors
     """
-    from .tables import check_folder, check_output
+    from .tables import check_output
 
     check_output(out, ".safetensors")
-    check_folder(plot)
+    check_output(plot, reports.PICTURES, "--plot")
     sizes = _range(components)
     gmmx, jax = _library(dtype)
     pictures = reports.plotting() if plot else None
     names, x, counts = _data(data, array, columns, weights)
     x = jax.numpy.asarray(x, dtype)
     selection = gmmx.select(
-        x, sizes, covariance.split(","), criterion=criterion, weights=counts,
+        x, sizes, _split(covariance), criterion=criterion, weights=counts,
         fitter=_fitter(gmmx, trainer, tol, max_iter, reg_covar), n_init=n_init,
         key=jax.random.key(seed), callback=lambda row: _say(
             f"{row.covariance_type}, {row.n_components}: {criterion} {getattr(row, criterion):.6g}"
         ),
     )  # fmt: skip
+    if all(candidate.failed for candidate in selection.candidates):
+        _say("every fit failed, so none is best; raise --reg-covar, or take fewer components.")
+        raise typer.Exit(1)
     best = selection.best
     if out is not None:
         gmmx.save(out, best.gmm, feature_names=names)
@@ -289,6 +305,26 @@ def info(model: Model, json: Json = False) -> None:
 
 def _say(message: str) -> None:
     sys.stderr.write(f"gmmx: {message}\n")
+
+
+def _check_rows(out: str | None, json: bool) -> None:
+    """Refuse, before any work is done, what rows could not be given to."""
+    from .tables import check_output
+
+    check_output(out)
+    if out is not None and json:
+        raise typer.BadParameter("it prints the rows that --out writes to a file: choose one.",
+                                 param_hint="--json")  # fmt: skip
+
+
+def _give_rows(columns: dict[str, Any], out: str | None, json: bool) -> None:
+    """Print columns, as CSV or as JSON with a list for each, or write them to a file."""
+    from .tables import write
+
+    if json:
+        reports.show(columns, True, str)
+    else:
+        write(columns, out)
 
 
 def _has_progress() -> bool:

@@ -11,6 +11,8 @@ from typing import Any
 _MOST = 6
 # Features of a picture of pairs.
 _MOST_PAIRED = 5
+PICTURES = ".png, .pdf, .svg or .jpg"
+"""The endings of pictures' names"""
 
 
 def show(report: dict[str, Any], as_json: bool, text: Callable[[dict[str, Any]], str]) -> None:

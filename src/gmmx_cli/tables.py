@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import os
 import sys
 import zipfile
 from collections.abc import Mapping
@@ -42,16 +43,19 @@ class Table:
             )
         if not names:
             raise ValueError(f"{self.source}: no columns are left.")
+        twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+        if twice:
+            raise ValueError(f"column {_listed(twice)} is named more than once.")
         if not len(self.frame):
             raise ValueError(f"{self.source} has no rows.")
         columns = {name: _numeric(self.frame[name]) for name in names}
         text = [name for name, column in columns.items() if column is None]
         if text:
-            candidates = [name for name in self.columns if _numeric(self.frame[name]) is not None]
-            fix = f" --columns {','.join(candidates)}" if candidates else ""
+            others = [name for name in names if name not in text]
+            fix = f" Take the others: --columns {','.join(others)}" if others else ""
             raise ValueError(
                 f"{self.source}: column {_listed(text)} holds {_example(self.frame[text[0]])}, "
-                f"which is no number. Choose the columns to use:{fix or ' none holds numbers'}"
+                f"which is no number.{fix}"
             )
         for name, column in columns.items():
             self._check_gaps(name, column)
@@ -208,19 +212,26 @@ def _unnamed(source: str, array: np.ndarray) -> Table:
 # Writing
 
 
-def check_output(path: str | None, endings: str = _WRITTEN) -> None:
+def check_output(path: str | None, endings: str = _WRITTEN, option: str = "--out") -> None:
     """Refuse, before any work is done, a name that could not be written."""
     if path is None:
         return
     if Path(path).suffix.lower() not in endings.replace(" or", ",").split(", "):
-        raise ValueError(f"--out {path}: a name ending in {endings} was wanted.")
-    check_folder(path)
+        raise ValueError(f"{option} {path}: a name ending in {endings} was wanted.")
+    check_place(path)
 
 
-def check_folder(path: str | None) -> None:
-    """Refuse a name in a folder that is not there."""
-    if path is not None and not Path(path).resolve().parent.is_dir():
-        raise ValueError(f"there is no folder {Path(path).resolve().parent} for {path}.")
+def check_place(path: str | None) -> None:
+    """Refuse a name under which no file can be written."""
+    if path is None:
+        return
+    folder = Path(path).resolve().parent
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder} for {path}.")
+    if Path(path).is_dir():
+        raise ValueError(f"{path} is a folder; name a file in it.")
+    if not os.access(folder, os.W_OK):
+        raise ValueError(f"the folder {folder} cannot be written to, and so not {path}.")
 
 
 def write(columns: Mapping[str, Any], path: str | None) -> None:
