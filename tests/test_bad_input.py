@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import gmmx
-from gmmx import EMFitter, GaussianMixture, GradientFitter, Restarts
+from gmmx import EMFitter, GaussianMixture, GradientFitter, Restarts, _checks
 
 X = np.random.default_rng(0).normal(size=(20, 3))
 
@@ -15,6 +15,14 @@ X = np.random.default_rng(0).normal(size=(20, 3))
 @pytest.fixture(scope="module")
 def gmm():
     return gmmx.initialize(X, 2, "diag")
+
+
+def test_what_is_not_one_mixture(gmm):
+    """As `gmmx.save` and the pictures ask; here, annotations are checked before they do."""
+    with pytest.raises(ValueError, match=r"of type EMFitter; .*Of a fit pass result\.gmm"):
+        _checks.check_mixture(EMFitter())
+    with pytest.raises(ValueError, match=r"stack of mixtures.* Take one"):
+        _checks.check_mixture(jax.tree.map(lambda leaf: leaf[None], gmm))
 
 
 def with_value(value):

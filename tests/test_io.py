@@ -172,12 +172,36 @@ def test_a_failed_write_leaves_the_old_file(structures, path, monkeypatch):
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_a_folder_that_cannot_be_synchronised_is_no_failure(structures, path, monkeypatch):
+    """As on some network file systems; and a long name is no reason either."""
+    synchronise = os.fsync
+
+    def files_only(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(22, "Invalid argument")
+        synchronise(descriptor)
+
+    monkeypatch.setattr(os, "fsync", files_only)
+    gmm = structures["full"].mixture(K, D)
+    path = path.with_name("模" * 80)
+    gmmx.save(path, gmm)
+    assert same(gmmx.load(path), gmm) and list(path.parent.iterdir()) == [path]
+
+
 def test_where_it_cannot_be_written_it_says_so(structures, tmp_path):
     gmm = structures["full"].mixture(K, D)
     with pytest.raises(FileNotFoundError, match=r"make the folder .*missing first"):
         gmmx.save(tmp_path / "missing" / "model.safetensors", gmm)
     with pytest.raises(IsADirectoryError, match="is a folder"):
         gmmx.save(tmp_path, gmm)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="POSIX files")
+def test_a_pipe_or_device_is_not_replaced(structures, path):
+    os.mkfifo(path)
+    with pytest.raises(OSError, match="it is a pipe or device"):
+        gmmx.save(path, structures["full"].mixture(K, D))
+    assert stat.S_ISFIFO(path.stat().st_mode)
 
 
 @pytest.mark.skipif(not hasattr(os, "symlink") or os.name == "nt", reason="POSIX files")
@@ -257,7 +281,8 @@ def edit(**changes):
         (edit(format_version="-1"), "is not a number"),
         (edit(format_version="²"), "is not a number"),
         (edit(format_version="9" * 5000), "is not a number"),
-        (edit(covariance_type="banded"), "'banded' is not known.*'full'"),
+        (edit(covariance_type="banded"), "'banded' is not known.*import its module"),
+        (edit(covariance_type="full" * 1000), "is no name"),
         (edit(covariance_type="diag"), r"structure\.log_cholesky has shape \(3, 2, 2\)"),
         (edit(dtype="float64"), "is of dtype float32; float64 was wanted"),
         (edit(dtype="object"), "'object' is not known"),
@@ -269,6 +294,7 @@ def edit(**changes):
         (lambda header: header["means"].update(shape=[2, 3]), "logits has shape"),
         (lambda header: header["means"].update(shape=[6]), r"means has shape \(6,\)"),
         (lambda header: header["means"].update(dtype="I32"), "dtype int32"),
+        (lambda h: h.update({"m" * 2000: h.pop("means") | {"dtype": "I32"}}), "dtype int32"),
         (lambda header: header["means"].update(dtype="BF16", shape=[12]), "model.safetensors"),
         (lambda header: header["means"].update(dtype="F8_E4M3", shape=[24]), "cannot be read|F8"),
         (lambda header: header.update(mean=header.pop("means")), "tensors .*means.* were wanted"),

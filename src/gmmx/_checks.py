@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 if TYPE_CHECKING:
     from ._covariance import AbstractCovariance
+    from ._mixture import GaussianMixture
 
 
 def is_concrete(*trees: Any) -> bool:
@@ -134,24 +135,26 @@ def check_data(x: Any, n_components: int, n_features: int | None = None) -> Floa
     return x
 
 
-def check_weights(weights: Any, n: int, dtype: Any) -> Float[Array, " n"] | None:
+def check_weights(
+    weights: Any, n: int, dtype: Any, name: str = "weights"
+) -> Float[Array, " n"] | None:
     """Sample weights: one non-negative number a row, scaled to a mean of one."""
     if weights is None:
         return None
-    weights = as_floating(weights, "weights", dtype)
+    weights = as_floating(weights, name, dtype)
     if weights.shape != (n,):
         raise ValueError(
-            f"weights has shape {weights.shape}; one weight a sample was wanted, shape ({n},)."
+            f"{name} has shape {weights.shape}; one weight a sample was wanted, shape ({n},)."
         )
-    check_finite(weights, "weights")
+    check_finite(weights, name)
     if is_concrete(weights):
         if bool(jnp.any(weights < 0)):
             raise ValueError(
-                f"weights holds negative values, the least {float(weights.min()):g}. A weight "
+                f"{name} holds negative values, the least {float(weights.min()):g}. A weight "
                 "says how often a sample counts: it is zero or positive."
             )
         if not bool(jnp.any(weights > 0)):
-            raise ValueError("weights are all zero: no sample counts.")
+            raise ValueError(f"{name} is all zero: no sample counts.")
     # Divided by the largest first, so that neither huge nor tiny weights overflow the sum.
     weights = weights / jnp.max(weights)
     return weights / jnp.mean(weights)
@@ -162,6 +165,23 @@ def check_count(value: Any, name: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise ValueError(f"{name}={value!r}; a positive integer was wanted.")
     return int(value)
+
+
+def check_mixture(gmm: Any) -> "GaussianMixture":
+    """One mixture; not what a fit gives back, nor a stack."""
+    from ._mixture import GaussianMixture
+
+    if not isinstance(gmm, GaussianMixture):
+        raise ValueError(
+            f"gmm is of type {type(gmm).__name__}; a GaussianMixture was wanted. Of a fit pass "
+            "result.gmm."
+        )
+    if gmm.means.ndim != 2:
+        raise ValueError(
+            f"gmm is a stack of mixtures: its means have shape {gmm.means.shape}. Take one: "
+            "jax.tree.map(lambda leaf: leaf[0], stack)."
+        )
+    return gmm
 
 
 def check_parameters(

@@ -4,6 +4,7 @@ The format holds arrays and text and nothing that could be run; see
 https://github.com/huggingface/safetensors#format.
 """
 
+import contextlib
 import json
 import os
 import secrets
@@ -45,9 +46,13 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
     target = Path(os.path.realpath(path))
     if target.is_dir():
         raise IsADirectoryError(f"{path} is a folder; the name of a file was wanted.")
+    if target.exists() and not target.is_file():
+        # To take its name would be to remove the device, as /dev/null.
+        raise OSError(f"cannot write {path}: it is a pipe or device; name a file.")
     if not target.parent.is_dir():
         raise FileNotFoundError(f"cannot write {path}: make the folder {target.parent} first.")
-    temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.tmp")
+    # A name is at most 255 bytes, of up to four a character.
+    temporary = target.with_name(f".{target.name[:50]}.{secrets.token_hex(6)}.tmp")
     try:
         with temporary.open("xb") as file:
             file.write(content)
@@ -62,13 +67,18 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Force the new name to the disk as well, where the system knows how."""
+    """Force the new name to the disk as well, where the system knows how.
+
+    Some file systems do not, nor can a folder be opened that may only be written to. The file is
+    there by then, so that is no failure.
+    """
     if hasattr(os, "O_DIRECTORY"):
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        with contextlib.suppress(OSError):
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
 
 
 def read_tensors(

@@ -43,6 +43,7 @@ def save(
     **Raises:** `ValueError` for what is not one valid mixture, and `OSError` where the file cannot
     be written.
     """
+    _checks.check_mixture(gmm)
     if not _checks.is_concrete(gmm):
         raise ValueError("a mixture cannot be saved inside jit, vmap or grad. Return it first.")
     if feature_names is not None and len(feature_names) != gmm.n_features:
@@ -138,7 +139,7 @@ def _check_arrays(arrays: dict[str, np.ndarray], dtype: str) -> None:
         raise ValueError(f"dtype {dtype[:40]!r} is not known; float32 or float64 was wanted.")
     for name, value in arrays.items():
         if value.dtype != dtype:
-            raise ValueError(f"{name} is of dtype {value.dtype}; {dtype} was wanted.")
+            raise ValueError(f"{name[:40]} is of dtype {value.dtype}; {dtype} was wanted.")
 
 
 def _check_dtype(stored: str, asked: Any) -> np.dtype:
@@ -162,7 +163,12 @@ def _build(
 
     **Raises:** `ValueError` where they are not those of one mixture.
     """
-    structure = structure_named(covariance_type)
+    if len(covariance_type) > 100:
+        raise ValueError(f"its covariance_type, {covariance_type[:40]}…, is no name.")
+    try:
+        structure = structure_named(covariance_type)
+    except ValueError as error:
+        raise ValueError(f"{error} If it is a structure of yours, import its module.") from error
     fields = [f for f in dataclasses.fields(structure) if not f.metadata.get("static")]
     annotations = {f"structure.{field.name}": field.type for field in fields}
     annotations |= {f.name: f.type for f in dataclasses.fields(GaussianMixture)[:2]}
