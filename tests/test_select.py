@@ -34,8 +34,9 @@ def starts(x, covariance_type, k, weights=None):
     """Where `select` starts by default, of `k` components in a program of the largest number."""
     structure = internals.structure_named(covariance_type)
     x = jax.numpy.asarray(x)
-    seed_key = jax.random.split(jax.random.split(jax.random.key(0), 1)[0])[0]
-    padded = internals._start(structure, max(SIZES), x, jax.numpy.int32(k), weights, seed_key)
+    keys = jax.random.split(jax.random.key(0), 1)
+    labels = internals._labels(max(SIZES), x, jax.numpy.int32(k), weights, keys)[0]
+    padded = internals._start(structure, max(SIZES), x, labels, weights)
     return padded, internals.trim(padded, k)
 
 

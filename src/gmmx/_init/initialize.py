@@ -99,7 +99,11 @@ def initialize(
 def start_from(structure, memberships, n_components, x, weights, key, reg_covar):
     """One M-step from `memberships` of the scaled samples, a function like those of `METHODS`."""
     weights = jnp.ones(x.shape[0], x.dtype) if weights is None else weights
-    deviation = jnp.std(x, axis=0)
-    scaled = (x - jnp.mean(x, axis=0)) / jnp.where(deviation > 0, deviation, 1)
-    responsibilities = memberships(scaled, weights, n_components, key)
+    responsibilities = memberships(scaled(x), weights, n_components, key)
     return from_responsibilities(structure, x, responsibilities * weights[:, None], reg_covar)
+
+
+def scaled(x: Float[Array, "n d"]) -> Float[Array, "n d"]:
+    """The samples with each feature of mean zero and, unless it is constant, unit variance."""
+    deviation = jnp.std(x, axis=0)
+    return (x - jnp.mean(x, axis=0)) / jnp.where(deviation > 0, deviation, 1)
