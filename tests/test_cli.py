@@ -281,6 +281,7 @@ def test_spaces_and_missing_marks_in_a_csv(gmmx_, model, tmp_path):
         (["fit", "junk.parquet", "-k", "2"], "cannot be read as Parquet"),
         (["fit", "junk.npy", "-k", "2"], "is damaged"),
         (["fit", "junk.npz", "-k", "2"], "is damaged"),
+        (["fit", "header.npy", "-k", "2"], "is damaged"),
         (["fit", "junk.xlsx", "-k", "2"], r"ends in '\.xlsx'; \.csv"),
         (["fit", "cube.npy", "-k", "2"], r"of shape \(2, 2, 2\)"),
         (["fit", "two.npz", "-k", "2"], "holds the arrays 'a', 'b'. Choose one: --array NAME"),
@@ -309,6 +310,7 @@ def test_spaces_and_missing_marks_in_a_csv(gmmx_, model, tmp_path):
 def test_mistakes(gmmx_, model, arguments, message):
     for name in ("junk.parquet", "junk.npy", "junk.npz", "junk.xlsx"):
         Path(name).write_bytes(b"junk")
+    Path("header.npy").write_bytes(b"\x93NUMPY\x01\x00\x04\x00{(((")
     np.save("cube.npy", np.zeros((2, 2, 2)))
     np.save("flat.npy", np.arange(10.0))
     np.savez("two.npz", a=np.zeros(3), b=np.zeros(3))
