@@ -132,7 +132,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         self, X: Any, y: Any = None, sample_weight: Any = None
     ) -> Int[np.ndarray, " n"]:
         """`fit`, then the most probable component of each sample."""
-        return self._evaluate("predict", self._fit(X, sample_weight))
+        return self._labels(self._fit(X, sample_weight))
 
     def _fit(self, X: Any, sample_weight: Any) -> Float[np.ndarray, "n d"]:
         """Fit and set the attributes; returns the data as an array."""
@@ -144,7 +144,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):
                 f"n_components = {self.n_components}, n_samples = {x.shape[0]}"
             )
         with double_precision():
-            weights = _checks.check_weights(sample_weight, x.shape[0], x.dtype)
+            weights = _checks.check_weights(
+                sample_weight, x.shape[0], x.dtype, name="sample_weight"
+            )
             best = self._best(x, None if weights is None else np.asarray(weights))
             parameters = fitted_parameters(best.gmm)
         for name, value in parameters.items():
@@ -247,6 +249,10 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             values = _evaluate(method, *self._state(dtype), _filled_up(x, dtype))
             return np.array(np.asarray(values)[: len(x)])
 
+    def _labels(self, x: Float[np.ndarray, "n d"]) -> Int[np.ndarray, " n"]:
+        # Of NumPy's own type of index, as scikit-learn's are.
+        return self._evaluate("predict", x).astype(np.intp)
+
     def _array(self, X: Any, **wanted: Any) -> Float[np.ndarray, "n d"]:
         return cast(np.ndarray, validate_data(self, X, dtype=_FLOATS, **wanted))
 
@@ -256,7 +262,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
 
     def predict(self, X: Any) -> Int[np.ndarray, " n"]:
         """The most probable component of each sample."""
-        return self._evaluate("predict", self._validated(X))
+        return self._labels(self._validated(X))
 
     def predict_proba(self, X: Any) -> Float[np.ndarray, "n k"]:
         """The probability of each component, given the sample."""
