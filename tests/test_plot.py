@@ -187,6 +187,19 @@ def test_a_million_samples(gmm, ax):
     assert len(third.patches) <= 200
 
 
+def test_a_histogram_of_scales_far_apart(ax):
+    """Bins as wide as most of the samples ask for would be 10¹² over all of them."""
+    gmm = gmmx.GaussianMixture.from_parameters(
+        [0.7, 0.3], np.array([[0.0], [0.0]]), np.array([1e-12, 1e12]), "spherical"
+    )
+    x = np.concatenate([np.linspace(-2e-6, 2e-6, 70), np.linspace(-2e6, 2e6, 30)])[:, None]
+    plot.histogram(gmm, x, ax=ax)
+    assert 1 < len(ax.patches) <= 200
+    far = Figure().add_subplot()
+    plot.histogram(gmm, np.append(x[:69] * 1e6, [[1e12]], axis=0), ax=far)
+    assert 1 < len(far.patches) <= 200
+
+
 def test_many_components_are_numbered(structure, ax):
     gmm = structure.mixture(12, 2)
     plot.ellipses(gmm, ax=ax)
@@ -265,6 +278,7 @@ def test_names_come_from_a_data_frame(gmm, x):
         (lambda g, x: plot.ellipses(g, x * np.nan), "NaN"),
         (lambda g, x: plot.responsibilities(g, None), "x is None"),
         (lambda g, x: plot.pairs(g, dims=()), "from 1 to 12"),
+        (lambda g, x: plot.histogram(jax.tree.map(lambda leaf: leaf * np.nan, g)), "it has no"),
         (lambda g, x: plot.trace([]), "pass a FitResult"),
         (lambda g, x: plot.ellipses(gmmx.GaussianMixture.create(2, 1)), "plot.histogram"),
     ],

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure, SubFigure
 
+from .. import _checks
 from .._mixture import GaussianMixture
 from . import _parts
 from ._ellipses import draw_ellipses
@@ -36,7 +37,8 @@ def pairs(
 
     **Returns:** the Axes, `(len(dims), len(dims))`; None above the diagonal.
     """
-    dims = _parts.check_dims(range(gmm.n_features) if dims is None else dims, gmm)
+    dims = range(_checks.check_mixture(gmm).n_features) if dims is None else dims
+    dims = _parts.check_dims(dims, gmm)
     if not 1 <= len(dims) <= _MOST:
         raise ValueError(
             f"{len(dims)} features make {len(dims) ** 2} panels; from 1 to {_MOST} were wanted. "

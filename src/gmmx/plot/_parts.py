@@ -1,5 +1,6 @@
 """What the pictures share: axes, colours, names, points, and the marginals that are drawn."""
 
+import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -36,19 +37,25 @@ class Marginal(NamedTuple):
 
 
 def marginal(gmm: GaussianMixture, dims: Sequence[int]) -> Marginal:
-    """The marginal of the features `dims`: their means, and those rows and columns of Σ."""
+    """The marginal of the features `dims`: their means, and those rows and columns of Σ.
+
+    **Raises:** `ValueError` for a mixture of NaN, of which matplotlib would draw nothing.
+    """
     # With Σ = (WᵀW)⁻¹ these are RRᵀ for those rows R of W⁻¹.
     factors = np.asarray(gmm.structure.factors(*gmm.means.shape), np.float64)
     root = np.linalg.inv(factors)[:, list(dims)]
     weights, means = (np.asarray(v, np.float64) for v in (gmm.weights, gmm.means))
-    return Marginal(weights, means[:, list(dims)], root @ root.transpose(0, 2, 1))
+    drawn = Marginal(weights, means[:, list(dims)], root @ root.transpose(0, 2, 1))
+    if not all(np.isfinite(part).all() for part in drawn):
+        raise ValueError("the mixture has parameters that are NaN or infinite: it has no picture.")
+    return drawn
 
 
 def check_dims(dims: Any, gmm: GaussianMixture, count: int | None = None) -> tuple[int, ...]:
     """Indices of features, `count` of them, each once."""
-    d = gmm.n_features
+    d = _checks.check_mixture(gmm).n_features
     try:
-        indices = tuple(int(i) for i in np.atleast_1d(dims))
+        indices = tuple(operator.index(i) for i in np.atleast_1d(dims))
     except (TypeError, ValueError) as error:
         raise ValueError(f"dims={dims!r}; indices of features were wanted, as (0, 1).") from error
     if count is not None and d < count:
@@ -78,7 +85,8 @@ def check_levels(levels: Any) -> list[float]:
 
 def check_x(x: Any, gmm: GaussianMixture) -> Float[np.ndarray, "n d"] | None:
     """The data as NumPy has them, or None."""
-    return None if x is None else np.asarray(_checks.check_data(x, 1, gmm.n_features))
+    d = _checks.check_mixture(gmm).n_features
+    return None if x is None else np.asarray(_checks.check_data(x, 1, d))
 
 
 def names_of(feature_names: Any, x: Any, gmm: GaussianMixture) -> list[str]:

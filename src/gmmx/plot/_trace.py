@@ -72,7 +72,8 @@ def _named(results: Any) -> dict[str, FitResult]:
     elif isinstance(results, FitResult):
         named = {"fit": results}
     else:
-        named = {f"fit {i}": result for i, result in enumerate(results)}
+        several: Any = results if isinstance(results, Sequence) else ()
+        named = {f"fit {i}": result for i, result in enumerate(several)}
     if not named or not all(isinstance(result, FitResult) for result in named.values()):
         raise ValueError(
             "trace draws what a fit gives back: pass a FitResult, several, or several by name."
