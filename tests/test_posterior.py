@@ -368,6 +368,17 @@ def test_precise_observations_of_a_float32_prior():
     np.testing.assert_allclose(posterior.mean()[:, [0, 2]], 0, atol=1e-6)
 
 
+def test_a_variance_a_sample_where_the_batch_is_square(structures):
+    gmm, y = structures["full"].mixture(K, D), observations(D)[:D]
+    variances = np.array([0.1, 0.5, 2.0])
+    one = gmm.posterior(y, None, variances[:, None]).mean()
+    rows = np.where(np.eye(D, dtype=bool), np.inf, variances[:, None])
+    other = gmm.posterior(y[None], None, rows[None]).mean()[0]
+    for i in range(D):
+        np.testing.assert_allclose(one[i], gmm.posterior(y[i], None, variances[i]).mean())
+        np.testing.assert_allclose(other[i], gmm.posterior(y[i], None, rows[i]).mean())
+
+
 def test_dtype_in_is_dtype_out(structure, dtype):
     gmm, y = structure.mixture(K, D, dtype), observations(D).astype(dtype)
     values = jax.eval_shape(lambda g, y: summary(g.posterior(y, None, 1)), gmm, jnp.asarray(y))
@@ -380,7 +391,10 @@ def test_dtype_in_is_dtype_out(structure, dtype):
         ((np.zeros((5, 4)), None, 1.0), "3 numbers are observed"),
         ((np.zeros((5, 3)), A, 1.0), "2 numbers are observed"),
         ((np.zeros((5, 2)), A.T, 1.0), r"\(m, 3\) was wanted"),
+        ((np.zeros((5, 0)), np.zeros((0, 3)), 1.0), r"\(m, 3\) was wanted"),
         ((np.zeros((5, 2)), np.zeros((4, 2, 3)), 1.0), "leading axes"),
+        ((np.zeros((2, 2)), A, np.array([[1.0, np.inf], [2, 3]])), r"y\[None\]"),
+        ((np.zeros((2, 2)), A, np.array([[1.0, 2], [3, 4]])), r"y\[None\]"),
         ((np.zeros((5, 2)), A, np.ones(3)), "noise_covariance has shape"),
         ((np.zeros((5, 2)), A, 0.0), "gmm.condition"),
         ((np.zeros((5, 2)), A, np.array([1.0, 0])), "gmm.condition"),

@@ -426,8 +426,9 @@ class GaussianMixture(eqx.Module):
         - `y`: `(*batch, m)`.
         - `A`: `(m, d)`, or `(*batch, m, d)` for one a sample; None for the identity.
         - `noise_covariance`: C: σ² `()`, variances `(m,)` or a matrix `(m, m)`; for one a sample
-            `(*batch, m)`, `(*batch, 1)` or `(*batch, m, m)`. An infinite variance says that this
-            number was not observed: it then counts nowhere, and y there may be anything.
+            `(*batch, m)`, `(*batch, 1)` or `(*batch, m, m)`; `(m, m)` is one matrix also where
+            there are m samples. An infinite variance says that this number was not observed: it
+            then counts nowhere, and y there may be anything.
         - `b`: `()`, `(m,)` or `(*batch, m)`.
 
         **Returns:** a `gmmx.AbstractPosterior`, with `mean`, `mode`, `covariance`, `sample`,

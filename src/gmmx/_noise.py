@@ -18,7 +18,7 @@ _FREE = (
 def as_noise(
     value: Any, m: int, batch: tuple[int, ...] = (), *, may_be_zero: bool = False
 ) -> Float[Array, "*b"]:
-    """A noise covariance: σ² `()`, variances `(m,)`, a matrix `(m, m)`, or a batch of the two last.
+    """A noise covariance: σ² `()`, variances `(m,)`, a matrix `(m, m)`, or a batch of these.
 
     Where the noise may not be zero, a variance may be infinite: not observed.
 
@@ -28,22 +28,30 @@ def as_noise(
     """
     noise = _checks.as_floating(value, "noise_covariance")
     shape = noise.shape
-    if shape and (shape == (1,) or (batch and shape == (*batch, 1))):
-        noise = jnp.broadcast_to(noise, (*shape[:-1], m))
-    elif shape not in ((), (m,), (m, m), (*batch, m), (*batch, m, m)):
+    if shape == (1,):
+        noise = jnp.broadcast_to(noise, (m,))
+    elif shape not in ((), (m,), (m, m), (*batch, 1), (*batch, m), (*batch, m, m)):
         batched = f", ({', '.join(map(str, batch))}, …) for one a sample" if batch else ""
         raise ValueError(
             f"noise_covariance has shape {shape}; () for σ², ({m},) for variances or ({m}, {m}) "
             f"for a matrix was wanted{batched}."
         )
     if _checks.is_concrete(noise):
-        _check_values(noise, is_matrix(noise, m, batch), may_be_zero)
+        try:
+            _check_values(noise, is_matrix(noise, m, batch), may_be_zero)
+        except ValueError as error:
+            if shape == (m, m) == (*batch, m):
+                raise ValueError(
+                    f"{error} Of shape ({m}, {m}) it was taken for one matrix: for the variances "
+                    f"of {m} samples give y[None] and noise_covariance[None]."
+                ) from error
+            raise
     return noise
 
 
 def is_matrix(noise: Float[Array, "*b"], m: int, batch: tuple[int, ...] = ()) -> bool:
     """Whether these are dense matrices, rather than variances."""
-    return noise.shape in ((m, m), (*batch, m, m))
+    return noise.shape in ((m, m), (*batch, m, m)) and noise.shape != (*batch, 1)
 
 
 def _check_values(noise: Float[Array, "*b"], dense: bool, may_be_zero: bool) -> None:

@@ -196,7 +196,7 @@ def posterior(
     gmm, y, matrix, noise, offset = _checks.same_dtype(gmm, y, matrix, noise, offset)
     m, batch = y.shape[-1], y.shape[:-1]
     dense = is_matrix(noise, m, batch)
-    noise = noise if noise.ndim else jnp.broadcast_to(noise, (m,))
+    noise = noise if dense else jnp.broadcast_to(noise, (*noise.shape[:-1], m))
     missing = jnp.zeros(m, bool) if dense else jnp.isinf(noise)
     n_missing = jnp.sum(missing, axis=-1).astype(y.dtype)
     if offset.ndim > 1:
@@ -222,7 +222,7 @@ def _check_observation(
     y = _checks.as_floating(y, "y")
     if matrix is not None:
         matrix = _checks.as_floating(matrix, "A")
-        if matrix.ndim < 2 or matrix.shape[-1] != d:
+        if matrix.ndim < 2 or matrix.shape[-1] != d or matrix.shape[-2] == 0:
             raise ValueError(
                 f"A has shape {matrix.shape}; (m, {d}) was wanted, a row for each observed number "
                 "and a column for each feature, or (*batch, m, d) for one a sample. A=None is the "
