@@ -44,6 +44,16 @@ def test_numpyro_has_the_density(structure):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10)
 
 
+def test_numpyro_takes_a_weight_of_zero():
+    module = pytest.importorskip("gmmx.numpyro")
+    gmm = gmmx.GaussianMixture.from_parameters([0.0, 0.4, 0.6], np.eye(3), [np.eye(3)] * 3)
+    x = points(d=3)
+    values, gradient = jax.value_and_grad(lambda g: module.to_numpyro(g).log_prob(x).sum())(gmm)
+    np.testing.assert_allclose(values, gmm.log_prob(x).sum(), rtol=1e-12)
+    assert gradient.logits[0] == 0 and np.isfinite(gradient.logits).all()
+    assert module.from_numpyro(module.to_numpyro(gmm)).weights[0] == 0
+
+
 def test_from_numpyro_takes_normal_components():
     module = pytest.importorskip("gmmx.numpyro")
     import numpyro.distributions as dist
@@ -70,6 +80,7 @@ def test_from_numpyro_takes_normal_components():
         (dist.Normal(0, 1), "MixtureSameFamily"),
         (dist.MixtureSameFamily(mixing, dist.Laplace(loc[:, 0], scale[:, 0])), "Laplace"),
         (dist.MixtureSameFamily(mixing, dist.Normal(np.zeros((2, K)), 1)), "batch_shape"),
+        (dist.MixtureSameFamily(mixing, dist.Normal(np.zeros((K, 2, 2)), 1).to_event(2)), "event"),
     )
     for mixture, match in bad:
         with pytest.raises(ValueError, match=match):
@@ -120,7 +131,7 @@ sys.modules["numpyro"] = sys.modules["flowjax"] = None
 import gmmx
 for name in ("numpyro", "flowjax"):
     try:
-        __import__(f"gmmx.{name}")
+        getattr(gmmx, name)
     except ImportError as error:
         assert f"pip install gmmx[{name}]" in str(error), error
     else:

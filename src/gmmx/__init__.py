@@ -48,6 +48,8 @@ __version__ = _version("gmmx")
 _logging.getLogger("gmmx").addHandler(_logging.NullHandler())
 
 if _TYPE_CHECKING:
+    from . import flowjax as flowjax
+    from . import numpyro as numpyro
     from . import plot as plot
     from . import sklearn as sklearn
     from .sklearn import GaussianMixture as GaussianMixtureSKLearn  # noqa: F401
@@ -57,6 +59,6 @@ def __getattr__(name: str) -> _Any:
     """What needs an optional package is imported when it is asked for."""
     if name == "GaussianMixtureSKLearn":
         return _import_module("gmmx.sklearn").GaussianMixture
-    if name in ("plot", "sklearn"):
+    if name in ("flowjax", "numpyro", "plot", "sklearn"):
         return _import_module(f"gmmx.{name}")
     raise AttributeError(f"module 'gmmx' has no attribute {name!r}")

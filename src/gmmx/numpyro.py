@@ -19,7 +19,9 @@ def to_numpyro(gmm: GaussianMixture) -> dist.MixtureSameFamily:
     """
     roots = inverse_lower(gmm.structure.factors(gmm.n_components, gmm.n_features))
     components = dist.MultivariateNormal(gmm.means, scale_tril=roots)
-    return dist.MixtureSameFamily(dist.Categorical(logits=gmm.logits), components)
+    # A weight of zero has the logit −∞, which numpyro refuses.
+    logits = jnp.maximum(gmm.logits, jnp.finfo(gmm.dtype).min / 2)
+    return dist.MixtureSameFamily(dist.Categorical(logits=logits), components)
 
 
 def from_numpyro(mixture: dist.MixtureSameFamily) -> GaussianMixture:
@@ -28,7 +30,8 @@ def from_numpyro(mixture: dist.MixtureSameFamily) -> GaussianMixture:
     Components of type `MultivariateNormal` become full covariances, `Normal(…).to_event(1)`
     diagonal ones, and `Normal` diagonal ones of one feature.
 
-    **Raises:** `ValueError` for components of another type, or a batch of mixtures.
+    **Raises:** `ValueError` for components of another type, a batch of mixtures, or a mixture of
+    matrices.
     """
     if not isinstance(mixture, dist.MixtureSameFamily):
         raise ValueError(f"{type(mixture).__name__} was given; a MixtureSameFamily was wanted.")
@@ -36,6 +39,11 @@ def from_numpyro(mixture: dist.MixtureSameFamily) -> GaussianMixture:
         raise ValueError(
             f"The mixture has batch_shape {mixture.batch_shape}; one mixture was wanted. Convert "
             "them one by one, or under jax.vmap."
+        )
+    if len(mixture.event_shape) > 1:
+        raise ValueError(
+            f"The mixture has event_shape {mixture.event_shape}; one of vectors was wanted. "
+            "Reshape the components' parameters, so that each is a vector."
         )
     components = mixture.component_distribution
     if isinstance(components, dist.Independent):
