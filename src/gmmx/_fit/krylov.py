@@ -22,7 +22,8 @@ def solve_by_products(
     Each step adds the direction p = r, made such that its product q = Ap is orthogonal to the
     last 64 before it, and takes what of the residual r lies along q. As long as none is
     forgotten ‖r‖ is the least in the Krylov space, as in GMRES, and it never rises (Eisenstat,
-    Elman & Schultz 1983). It asks for one product a step, and for no factorisation.
+    Elman & Schultz 1983). It asks for one product a step, and for no factorisation: the GMRES of
+    lineax ends in a QR of LAPACK, which may hang, see `_linalg`.
     """
     b, unravel = ravel_pytree(b)
     epsilon = float(jnp.finfo(b.dtype).eps)
