@@ -232,6 +232,13 @@ def test_convolution_adds_the_covariance(structure, shape):
     assert (wide.covariance_type == structure.name) == (len(shape) < kept)
 
 
+def test_negative_noise_is_nan_where_python_does_not_see_it(structure):
+    gmm = structure.mixture(K, D)
+    program = jax.jit(lambda c: (gmm.convolve(c).covariances, gmm.noise_score(np.ones(D), c)))
+    for value in program(-0.01):
+        assert np.isnan(value).any()
+
+
 def test_no_noise_changes_nothing(structure):
     gmm = structure.mixture(K, D)
     for nothing in (0, np.zeros(D)):
@@ -340,6 +347,13 @@ def test_a_component_of_no_weight_is_merged_first():
     smaller = gmm.reduce(2)
     np.testing.assert_allclose(np.sort(smaller.means[:, 0]), [0, 1], atol=1e-12)
     np.testing.assert_allclose(smaller.log_prob([[0.3]]), gmm.log_prob([[0.3]]), rtol=1e-12)
+    near = gmmx.GaussianMixture(gmm.logits.at[0].set(-500), gmm.means, gmm.structure)
+    for operation in (lambda g: g.reduce(1), lambda g: g.collapse()):
+        gradient = jax.grad(lambda g, f=operation: f(g).log_prob(jnp.ones(1)))
+        for a, b in zip(
+            jax.tree.leaves(gradient(gmm)), jax.tree.leaves(gradient(near)), strict=True
+        ):
+            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
 
 
 # Transformations, precision, input
@@ -458,6 +472,7 @@ def _single(gmm):
         (lambda g: g.condition([0], [np.nan]), "NaN"),
         (lambda g: g.regress([0], np.zeros((3, 2))), r"\(\*batch, 1\) was wanted"),
         (lambda g: g.affine(np.ones(4)), r"\(m, 4\) was wanted"),
+        (lambda g: g.affine(np.ones((0, 4))), r"\(m, 4\) was wanted"),
         (lambda g: g.affine(np.ones((5, 4))), "singular"),
         (lambda g: g.affine(np.ones((2, 4))), "depends on the others"),
         (lambda g: g.affine(np.ones((1, 4)), [1.0, 2]), "offset has shape"),

@@ -200,6 +200,8 @@ def test_bad_sigma():
     ):  # fmt: skip
         with pytest.raises(ValueError, match=match):
             gmm.noise_score(x, sigma)
+    with pytest.raises(ValueError, match="too large for float32"):
+        gmmx.GaussianMixture.create(2, 3, dtype=np.float32).noise_score(x.astype("f4"), 1e25)
     with pytest.raises(ValueError, match="3 features"):
         gmm.noise_score(np.zeros((5, 2)), 1)
     assert np.isfinite(gmm.noise_score([[0, 1, 2]], 1)).all()

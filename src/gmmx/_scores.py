@@ -23,7 +23,14 @@ def noise_score(gmm: "GaussianMixture", x: Any, sigma: Any) -> Float[Array, "*ba
     sigma = _check_sigma(sigma, batch).astype(x.dtype)
     if sigma.ndim > 0:
         sigma = jnp.broadcast_to(sigma, batch).reshape(-1)
-    return _noise_score(gmm, x.reshape(-1, gmm.n_features), sigma**2).reshape(x.shape)
+    # A negative σ that Python did not see is NaN, not its square.
+    variance = jnp.where(sigma < 0, jnp.nan, sigma) ** 2
+    if _checks.is_concrete(variance) and not bool(jnp.all(jnp.isfinite(variance))):
+        raise ValueError(
+            f"sigma is {float(sigma.max()):g}, whose square is too large for {x.dtype}. Rescale "
+            "the data, or take float64."
+        )
+    return _noise_score(gmm, x.reshape(-1, gmm.n_features), variance).reshape(x.shape)
 
 
 def _check_sigma(sigma: Any, batch: tuple[int, ...]) -> Array:

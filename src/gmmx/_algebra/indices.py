@@ -39,7 +39,7 @@ def split(indices: Any, n_features: int) -> tuple[np.ndarray, np.ndarray]:
             f"indices holds {int(outside[0])}, but the mixture has {n_features} features: 0 to "
             f"{n_features - 1}, or −{n_features} to −1 counted from the end."
         )
-    named = named % n_features
+    named = named.astype(int) % n_features
     if np.unique(named).size < named.size:
         raise ValueError(
             f"indices={indices!r} names a feature twice; each can be taken once. To repeat "

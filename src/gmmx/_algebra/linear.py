@@ -38,7 +38,7 @@ def affine(gmm: "GaussianMixture", matrix: Any, offset: Any = None) -> "Gaussian
     """The mixture of Ax + b."""
     matrix = _checks.as_floating(matrix, "matrix")
     d = gmm.n_features
-    if matrix.ndim != 2 or matrix.shape[1] != d:
+    if matrix.ndim != 2 or matrix.shape[1] != d or matrix.shape[0] == 0:
         raise ValueError(
             f"matrix has shape {matrix.shape}; (m, {d}) was wanted, a row for each new feature "
             "and a column for each of the mixture's."
@@ -83,5 +83,7 @@ def convolve(gmm: "GaussianMixture", noise_covariance: Any) -> "GaussianMixture"
 
 @jax.jit
 def _convolve(gmm: "GaussianMixture", noise: Float[Array, "*d"]) -> "GaussianMixture":
+    # A negative variance that Python did not see is NaN in every structure.
+    noise = noise if noise.ndim == 2 else jnp.where(noise < 0, jnp.nan, noise)
     structure = gmm.structure.convolve(noise, *gmm.means.shape)
     return type(gmm)(gmm.logits, gmm.means, structure)

@@ -28,7 +28,7 @@ class _Parts(eqx.Module):
 @jax.jit
 def collapse(gmm: "GaussianMixture") -> "GaussianMixture":
     """One Gaussian of the mixture's mean and covariance."""
-    (k, d), scale = gmm.means.shape, jnp.sqrt(gmm.weights)
+    (k, d), scale = gmm.means.shape, _root(gmm.weights)
     roots = inverse_lower(gmm.structure.factors(k, d)) * scale[:, None, None]
     centre = gmm.mean()
     apart = (gmm.means - centre).T * scale
@@ -72,7 +72,15 @@ def _reduce(gmm: "GaussianMixture", n_components: int) -> "GaussianMixture":
     parts = jax.tree.map(lambda leaf: leaf[left], parts)
     factors = inverse_lower(parts.roots)
     structure = structure_named("full").from_precisions_cholesky(factors.mT)
-    return type(gmm)(jnp.log(parts.weights), parts.means, structure)
+    some = parts.weights > 0
+    logits = jnp.where(some, jnp.log(jnp.where(some, parts.weights, 1)), -jnp.inf)
+    return type(gmm)(logits, parts.means, structure)
+
+
+def _root(share: Float[Array, "*k"]) -> Float[Array, "*k"]:
+    """√, of derivative zero at zero: a weight of zero has none in its logit either."""
+    some = share > 0
+    return jnp.where(some, jnp.sqrt(jnp.where(some, share, 1)), 0)
 
 
 def _merge(one: _Parts, other: _Parts) -> _Parts:
@@ -81,9 +89,9 @@ def _merge(one: _Parts, other: _Parts) -> _Parts:
     share = jnp.where(total > 0, one.weights / jnp.where(total > 0, total, 1), 0.5)
     apart = other.means - one.means
     rows = [
-        jnp.sqrt(share) * one.roots,
-        jnp.sqrt(1 - share) * other.roots,
-        jnp.sqrt(share * (1 - share)) * apart[:, None],
+        _root(share) * one.roots,
+        _root(1 - share) * other.roots,
+        _root(share * (1 - share)) * apart[:, None],
     ]
     root = lower_root(jnp.concatenate(rows, axis=1))
     return _Parts(total, one.means + (1 - share) * apart, root)
