@@ -192,3 +192,18 @@ def test_fit_under_jit_is_the_eager_fit(blobs):
     np.testing.assert_allclose(traced.history, eager.history, rtol=1e-4)
     assert {leaf.dtype for leaf in jax.tree.leaves(traced.gmm)} == {x.dtype}
     assert jnp.isfinite(traced.log_likelihood)
+
+
+def test_a_weight_of_zero_stays(blobs):
+    """Weight decay would make NaN of its logit, which is −∞."""
+    three = gmmx.initialize(blobs, 3)
+    four = gmmx.GaussianMixture.from_parameters(
+        np.append(three.weights, 0),
+        np.append(three.means, [[1.0, 2, 3]], axis=0),
+        np.append(three.covariances, [np.eye(3)], axis=0),
+    )
+    fitter = GradientFitter(optax.adamw(0.02), max_iter=5)
+    wanted, result = (quiet(fitter, blobs, gmm) for gmm in (three, four))
+    assert result.gmm.weights[3] == 0 and result.gmm.logits[3] == -np.inf
+    np.testing.assert_allclose(result.gmm.means[:3], wanted.gmm.means, rtol=1e-9)
+    np.testing.assert_allclose(result.log_likelihood, wanted.log_likelihood, rtol=1e-9)

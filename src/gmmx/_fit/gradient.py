@@ -32,7 +32,14 @@ class _Memory(eqx.Module):
     """The objective that has to be bettered by tol, and the step that set it"""
     since: Int[Array, ""]
     held_out: Bool[Array, " n"] | None
+    absent: Bool[Array, " k"]
+    """The components of weight zero: nothing brings them back"""
     key: PRNGKeyArray
+
+    def model(self, trained: GaussianMixture) -> GaussianMixture:
+        """The mixture that `trained` stands for, with a logit of −∞ where the weight is zero."""
+        logits = jnp.where(self.absent, -jnp.inf, trained.logits)
+        return eqx.tree_at(lambda g: g.logits, trained, logits)
 
 
 # In standardised units, where it takes Adam to EM's likelihood in 100 to 200 steps on real data.
@@ -139,7 +146,10 @@ class GradientFitter(AbstractFitter):
         key: PRNGKeyArray,
     ) -> FitState:
         units = Standardisation.of(gmm, x)
-        trained = units.into(gmm)
+        absent = gmm.logits == -jnp.inf
+        # The optimiser sees a number there: weight decay would make NaN of −∞.
+        logits = jnp.where(absent, 0, gmm.logits)
+        trained = eqx.tree_at(lambda g: g.logits, units.into(gmm), logits)
         free = cast(optax.Params, split(trained, self.frozen)[0])
         held_out = None
         if self.validation_fraction is not None:
@@ -164,6 +174,7 @@ class GradientFitter(AbstractFitter):
                 reference=nothing,
                 since=zero,
                 held_out=held_out,
+                absent=absent,
                 key=key,
             ),
         )
@@ -183,7 +194,8 @@ class GradientFitter(AbstractFitter):
         shuffle_key, key = jax.random.split(memory.key)
 
         def loss(free: GaussianMixture, z: Array, train: Array, size: Array) -> tuple[Array, Array]:
-            log_prob = self._log_prob(eqx.combine(free, frozen), memory.units, z)
+            trained = memory.model(eqx.combine(free, frozen))
+            log_prob = self._log_prob(trained, memory.units, z)
             return -(train @ log_prob) / size, log_prob
 
         log_prob, free, optimiser = update(
@@ -213,13 +225,14 @@ class GradientFitter(AbstractFitter):
                 reference=jnp.where(risen, objective, memory.reference),
                 since=since,
                 held_out=memory.held_out,
+                absent=memory.absent,
                 key=key,
             ),
         )
 
     def _back(self, memory: _Memory, gmm: GaussianMixture) -> GaussianMixture:
         """The current model in the data's units, what is frozen to the last digit as it was."""
-        back = memory.units.back(memory.trained)
+        back = memory.units.back(memory.model(memory.trained))
         return eqx.combine(split(back, self.frozen)[0], split(gmm, self.frozen)[1])
 
     def _update_batches(self, optimiser, loss, free, state, z, train, key):
