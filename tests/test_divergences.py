@@ -131,6 +131,9 @@ def test_entropy_bounds_meet_where_components_are_far_apart(structure):
     far = gmmx.GaussianMixture(p.logits, 1e3 * p.means, p.structure)
     lower, upper = gmmx.entropy_bounds(far)
     np.testing.assert_allclose(lower, upper, rtol=1e-10)
+    single = jax.tree.map(lambda leaf: leaf.astype(np.float32), far)
+    single = gmmx.GaussianMixture(single.logits, 1e2 * single.means, single.structure)
+    np.testing.assert_allclose(gmmx.entropy_bounds(single), [lower, upper], rtol=1e-5)
 
 
 def test_transport_is_the_assignment(structure):
@@ -280,3 +283,11 @@ def test_bad_input():
     with pytest.raises(ValueError, match="covariance_q has shape"):
         gmmx.wasserstein_gaussian(np.zeros(2), np.eye(2), np.zeros(2), np.eye(3))
     assert gmmx.wasserstein_gaussian([0, 0], [[1, 0], [0, 1]], [3, 4], [[1, 0], [0, 1]]) == 5
+    i = np.eye(2)
+    for covariance, match in (
+        ([[1.0, 0.5], [0, 1]], "not symmetric"), (-i, "not positive definite"),
+        (np.ones((2, 2)), "not positive definite"), (i * np.nan, "covariance_q holds"),
+        (np.stack([i, i, i]), "leading axes"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=match):
+            gmmx.wasserstein_gaussian(np.zeros((2, 2)), i, np.zeros(2), covariance)

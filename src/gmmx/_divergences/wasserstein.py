@@ -24,9 +24,11 @@ def wasserstein_gaussian(
     **Arguments:** means `(*batch, d)` and covariances `(*batch, d, d)`, symmetric positive
     definite.
 
-    **Returns:** `(*batch,)`, in the units of x. NaN where a covariance is not positive definite.
-    It differentiates twice, also where eigenvalues are equal; at distance zero, where it has no
-    derivative, that is given as zero.
+    **Returns:** `(*batch,)`, in the units of x. It differentiates twice, also where eigenvalues
+    are equal; at distance zero, where it has no derivative, that is given as zero.
+
+    **Raises:** `ValueError` where shapes do not fit, or a covariance is not symmetric positive
+    definite; inside a transformation the distance is NaN where it is not positive definite.
     """
     names = ("mean_p", "covariance_p", "mean_q", "covariance_q")
     arrays = [
@@ -41,12 +43,24 @@ def wasserstein_gaussian(
                 f"{name} has shape {value.shape}; means of shape (*batch, d) and covariances of "
                 "shape (*batch, d, d) were wanted, all of the same d."
             )
-    dtype = arrays[0].dtype
-    for value in arrays[1:]:
-        dtype = _checks.promote(dtype, value.dtype)
-    m0, c0, m1, c1 = (value.astype(dtype) for value in arrays)
-    roots = (inverse_lower(inverse_root(covariance)) for covariance in (c0, c1))
+        _checks.check_finite(value, name)
+    try:
+        np.broadcast_shapes(*(v.shape[: -1 - i % 2] for i, v in enumerate(arrays)))
+    except ValueError:
+        shapes = ", ".join(f"{name} {v.shape}" for name, v in zip(names, arrays, strict=True))
+        raise ValueError(
+            f"the leading axes of {shapes} do not fit: the same ones, or none, were wanted."
+        ) from None
+    m0, c0, m1, c1 = _checks.same_dtype(*arrays)
+    roots = (inverse_lower(_checked_factor(covariance)) for covariance in (c0, c1))
     return _root(jnp.sum((m0 - m1) ** 2, axis=-1) + _bures(*roots))
+
+
+def _checked_factor(covariance: Float[Array, "*k d d"]) -> Float[Array, "*k d d"]:
+    _checks.check_symmetric(covariance)
+    factor = inverse_root(covariance)
+    _checks.check_positive(jnp.diagonal(factor, axis1=-2, axis2=-1), n_own=1)
+    return factor
 
 
 def mixture_wasserstein(p: GaussianMixture, q: GaussianMixture) -> Float[Array, ""]:
