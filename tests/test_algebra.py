@@ -243,6 +243,8 @@ def test_no_noise_changes_nothing(structure):
     gmm = structure.mixture(K, D)
     for nothing in (0, np.zeros(D)):
         same(gmm.convolve(nothing), *dense(gmm))
+    slope = jax.jit(jax.grad(lambda c: gmm.convolve(c).log_prob(jnp.ones(D))))
+    np.testing.assert_allclose(slope(0.0), slope(1e-9), rtol=1e-6)
 
 
 # Products

@@ -2,12 +2,14 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from . import _checks
-from ._linalg import inverse_root, whiten_by
+from ._linalg import inverse_lower, inverse_root, product, whiten_by
+from ._orthogonal import lower_root, root_tangent
 
 _FREE = (
     "Without noise, take gmm.condition(indices, values), after gmm.affine(A, b) where the "
@@ -82,3 +84,27 @@ def noise_factor(noise: Float[Array, "*b"], m: int) -> Float[Array, "m m"]:
     if noise.ndim < 2:
         return jnp.eye(m, dtype=noise.dtype) / jnp.sqrt(noise)
     return inverse_root(noise)
+
+
+@jax.custom_jvp
+def noisy_root(roots: Float[Array, "*k m m"], noise: Float[Array, "*b"]) -> Float[Array, "*k m m"]:
+    """The lower triangular R with RRᵀ = LLᵀ + C, for each L of the roots and one noise covariance.
+
+    Differentiated through the squares, since the root of no noise at all has no derivative.
+    """
+    root = jnp.broadcast_to(noise_root(noise, roots.shape[-1]), roots.shape)
+    return lower_root(jnp.concatenate([roots, root], axis=-1))
+
+
+@noisy_root.defjvp
+def _noisy_root_jvp(primals, tangents):
+    (roots, noise), (roots_moved, noise_moved) = primals, tangents
+    root = noisy_root(roots, noise)
+    inverse = inverse_lower(root)
+    if noise.ndim < 2:
+        noise_moved = noise_moved * jnp.eye(roots.shape[-1], dtype=roots.dtype)
+    # Only the upper triangle of a matrix is read.
+    noise_moved = jnp.triu(noise_moved) + jnp.triu(noise_moved, 1).mT
+    moved = product(product(inverse, roots_moved), product(inverse, roots).mT)
+    by_noise = product(product(inverse, noise_moved), inverse.mT)
+    return root, root_tangent(root, moved + moved.mT + by_noise)

@@ -78,9 +78,13 @@ def _lower_root_jvp(primals, tangents):
     root = lower_root(rows)
     inverse = inverse_lower(root)
     moved = product(product(inverse, tangent), product(inverse, rows).mT)
-    moved = moved + moved.mT
+    return root, root_tangent(root, moved + moved.mT)
+
+
+def root_tangent(root: Float[Array, "*k r r"], moved: Float[Array, "*k r r"]) -> Array:
+    """dC of the lower triangular C where d(CCᵀ) = C·moved·Cᵀ."""
     identity = jnp.eye(root.shape[-1], dtype=root.dtype)
-    return root, product(root, jnp.tril(moved) - moved * identity / 2)
+    return product(root, jnp.tril(moved) - moved * identity / 2)
 
 
 def lower_factor(rows: Float[Array, "*k n d"]) -> Float[Array, "*k d d"]:

@@ -11,8 +11,8 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from .._checks import check_positive, check_symmetric
 from .._linalg import damp, einsum, inverse_lower, reverse_root
-from .._noise import noise_root
-from .._orthogonal import condition_factor, lower_factor, lower_root
+from .._noise import noisy_root
+from .._orthogonal import condition_factor, lower_factor
 
 _registry: "dict[str, type[AbstractCovariance]]" = {}
 
@@ -164,9 +164,7 @@ class AbstractCovariance(eqx.Module):
     ) -> "AbstractCovariance":
         """The covariances Σ_k + C, C being σ² `()`, variances `(d,)` or a matrix `(d, d)`."""
         roots = inverse_lower(self.distinct_factors(n_components, n_features))
-        root = jnp.broadcast_to(noise_root(noise, n_features), roots.shape)
-        total = lower_root(jnp.concatenate([roots, root], axis=-1))
-        return self.with_distinct_factors(inverse_lower(total))
+        return self.with_distinct_factors(inverse_lower(noisy_root(roots, noise)))
 
     # The density, whitened
 
