@@ -3,6 +3,7 @@
     python3 run.py demo           fit the handwritten digits: a table and a picture
     python3 run.py test [...]     run the tests; further arguments go to pytest
     python3 run.py check          lint, formatting, types
+    python3 run.py docs           build the documentation into site/, links checked
 
 Only Python (3.11 or newer) and pip are needed. Nothing outside the clone is installed to.
 """
@@ -29,6 +30,7 @@ COMMANDS = {
             ["-m", "pyright"],
         ],
     ),
+    "docs": ("docs", [["-m", "mkdocs", "build", "--strict"]]),
 }
 
 

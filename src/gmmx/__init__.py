@@ -31,7 +31,7 @@ from ._fit.result import FitError as FitError
 from ._fit.result import FitResult as FitResult
 from ._fit.result import FitWarning as FitWarning
 from ._fit.result import Status as Status
-from ._init import initialize as initialize
+from ._init.initialize import initialize as initialize
 from ._io import load as load
 from ._io import save as save
 from ._mixture import GaussianMixture as GaussianMixture

@@ -41,6 +41,7 @@ class GaussianMixture(eqx.Module):
     logits: Float[Array, " k"]
     """Unnormalised log-weights"""
     means: Float[Array, "k d"]
+    """μ_k"""
     structure: AbstractCovariance
     """The covariances, see `gmmx.AbstractCovariance`"""
 

@@ -1,0 +1,77 @@
+"""The README and the pages that hold whole examples: they are run as they stand."""
+
+import re
+import shlex
+import sys
+import warnings
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import gmmx
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+GUIDES = ["index", "choosing_a_trainer", "choosing_a_structure", "fitting", "estimator", "algebra"]
+PAGES = [README, *(ROOT / "docs" / f"{name}.md" for name in GUIDES)]
+
+pytestmark = [
+    pytest.mark.skipif(not README.exists(), reason="an installation without its README"),
+    # As a reader has it, whose JAX promotes dtypes.
+    pytest.mark.usefixtures("optax_promotion"),
+]
+
+
+def blocks(page, language):
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.M)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_python_examples(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    examples = blocks(page, "python")
+    assert examples
+    names = {"__name__": page.stem}
+    for i, example in enumerate(examples):
+        exec(compile(example, f"{page.name}, example {i + 1}", "exec"), names)
+
+
+def test_commands(tmp_path, monkeypatch, capfd):
+    """The README's commands leave what they say."""
+    pytest.importorskip("polars")
+    pytest.importorskip("typer")
+    pytest.importorskip("matplotlib").use("Agg")
+    from gmmx_cli import main
+
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(0, 1, (60, 2)), rng.normal((9, 5), (0.5, 2), (60, 2))])
+    np.savetxt("measurements.csv", x, delimiter=",", header="height,width", comments="")
+    commands = [
+        shlex.split(line)
+        for block in blocks(README, "sh")
+        for line in block.splitlines()
+        if line.startswith("gmmx ")
+    ]
+    assert commands
+    x64 = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
+    for command in commands:
+        monkeypatch.setattr(sys, "argv", command)
+        with warnings.catch_warnings():
+            warnings.simplefilter("default", gmmx.FitWarning)
+            with pytest.raises(SystemExit) as end:
+                main()
+        jax.config.update("jax_enable_x64", x64)
+        assert not end.value.code, capfd.readouterr().err
+    labels = Path("labels.csv").read_text("utf-8").splitlines()
+    assert len(labels) == 1 + len(x)
+    assert Path("fit.png").stat().st_size > 1000
+    assert gmmx.load("model.safetensors").n_components == 2
+
+
+def test_links_of_the_readme():
+    """Those of the site are checked where it is built."""
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)", README.read_text("utf-8")):
+        assert (ROOT / link).exists(), link
