@@ -1,5 +1,6 @@
 """One-line commands for a clone: each sets up `.venv` in it, where needed, and runs there.
 
+    python3 run.py gmmx [...]     the command line, with its arguments
     python3 run.py demo           fit the handwritten digits: a table and a picture
     python3 run.py test [...]     run the tests; further arguments go to pytest
     python3 run.py check          lint, formatting, types
@@ -20,7 +21,8 @@ PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 # For each command the extra of pyproject.toml that it needs, and what it runs in .venv.
 COMMANDS = {
-    "demo": ("plot,sklearn", [["examples/first_fit.py"]]),
+    "gmmx": ("cli,plot,sklearn", [["-m", "gmmx"]]),
+    "demo": ("cli,plot,sklearn", [["examples/first_fit.py"]]),
     "test": ("test", [["-m", "pytest"]]),
     "check": (
         "dev",

@@ -118,6 +118,14 @@ def optax_promotion():
         yield
 
 
+@pytest.fixture
+def quick_compilation():
+    """For what is compiled to be run once."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(scope="session")
 def blobs() -> np.ndarray:
     """Three well separated clusters of different shapes, 300 points in 3 dimensions."""

@@ -25,7 +25,10 @@ import gmmx
 from gmmx._covariance import base
 
 PAGE = Path(__file__).parent.parent / "docs" / "extending.md"
-pytestmark = pytest.mark.skipif(not PAGE.exists(), reason="an installation without docs/")
+pytestmark = [
+    pytest.mark.skipif(not PAGE.exists(), reason="an installation without docs/"),
+    pytest.mark.usefixtures("quick_compilation"),
+]
 
 
 def blocks():

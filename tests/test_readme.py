@@ -2,12 +2,12 @@
 
 import re
 import shlex
+import shutil
 import sys
 import warnings
 from pathlib import Path
 
 import jax
-import numpy as np
 import pytest
 
 import gmmx
@@ -20,7 +20,7 @@ PAGES = [README, *(ROOT / "docs" / f"{name}.md" for name in GUIDES)]
 pytestmark = [
     pytest.mark.skipif(not README.exists(), reason="an installation without its README"),
     # As a reader has it, whose JAX promotes dtypes.
-    pytest.mark.usefixtures("optax_promotion"),
+    pytest.mark.usefixtures("optax_promotion", "quick_compilation"),
 ]
 
 
@@ -46,16 +46,11 @@ def test_commands(tmp_path, monkeypatch, capfd):
     from gmmx_cli import main
 
     monkeypatch.chdir(tmp_path)
-    rng = np.random.default_rng(0)
-    x = np.concatenate([rng.normal(0, 1, (60, 2)), rng.normal((9, 5), (0.5, 2), (60, 2))])
-    np.savetxt("measurements.csv", x, delimiter=",", header="height,width", comments="")
-    commands = [
-        shlex.split(line)
-        for block in blocks(README, "sh")
-        for line in block.splitlines()
-        if line.startswith("gmmx ")
-    ]
-    assert commands
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    lines = [line for block in blocks(README, "sh") for line in block.splitlines()]
+    lines = [line.removeprefix("python3 run.py ") for line in lines]
+    commands = [shlex.split(line) for line in lines if line.startswith("gmmx ")]
+    assert len(commands) == 4
     x64 = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
     for command in commands:
         monkeypatch.setattr(sys, "argv", command)
@@ -66,12 +61,22 @@ def test_commands(tmp_path, monkeypatch, capfd):
         jax.config.update("jax_enable_x64", x64)
         assert not end.value.code, capfd.readouterr().err
     labels = Path("labels.csv").read_text("utf-8").splitlines()
-    assert len(labels) == 1 + len(x)
+    assert len(labels) == 1 + 150
     assert Path("fit.png").stat().st_size > 1000
-    assert gmmx.load("model.safetensors").n_components == 2
+    assert gmmx.load("model.safetensors").n_components == 3
 
 
-def test_links_of_the_readme():
+def anchors(page):
+    """The headings of a page, as links name them."""
+    headings = re.findall(r"^#+ (.*)", page.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links(page):
     """Those of the site are checked where it is built."""
-    for link in re.findall(r"\]\((?!https?:)([^)#]+)", README.read_text("utf-8")):
-        assert (ROOT / link).exists(), link
+    links = re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", (ROOT / page).read_text("utf-8"))
+    for link, anchor in links:
+        target = ROOT / (link or page)
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), f"{link}#{anchor}"
