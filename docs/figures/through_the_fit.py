@@ -32,7 +32,9 @@ influence = 300 * np.asarray(influence)
 limit = np.abs(influence).max()
 
 figure, axes = plt.subplots(figsize=(5.6, 4.0), layout="constrained")
-dots = axes.scatter(*x.T, c=influence, cmap="RdBu_r", vmin=-limit, vmax=limit, s=26, lw=0.4, ec="grey")
+dots = axes.scatter(
+    *x.T, c=influence, cmap="RdBu_r", vmin=-limit, vmax=limit, s=26, lw=0.4, ec="grey"
+)
 for k, (mean, covariance) in enumerate(zip(gmm.means, gmm.covariances, strict=True)):
     angle = np.linspace(0, 2 * np.pi, 200)
     root = np.linalg.cholesky(np.asarray(covariance))

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray, PyTree
 
 from .._checks import check_count
 from .._density import packed_share
@@ -85,7 +85,7 @@ class GradientFitter(AbstractFitter):
     )
     learning_rate: Any = eqx.field(default=None, converter=optional(_rate))
     tol: Float[Array, ""] | float = eqx.field(default=1e-4, converter=sweepable)
-    patience: Int[Array, ""] | int = eqx.field(default=30, converter=sweepable)
+    patience: Num[Array, ""] | float | int = eqx.field(default=30, converter=sweepable)
     max_iter: int = eqx.field(default=2000, static=True, converter=positive("max_iter"))
     reg_covar: Float[Array, ""] | float = eqx.field(default=1e-6, converter=sweepable)
     batch_size: int | None = eqx.field(default=None, static=True)
