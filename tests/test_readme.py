@@ -49,7 +49,7 @@ def test_commands(tmp_path, monkeypatch, capfd):
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     lines = [line for block in blocks(README, "sh") for line in block.splitlines()]
     lines = [line.removeprefix("python3 run.py ") for line in lines]
-    commands = [shlex.split(line) for line in lines if line.startswith("gmmx ")]
+    commands = [shlex.split(line, comments=True) for line in lines if line.startswith("gmmx ")]
     assert len(commands) == 4
     x64 = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
     for command in commands:
