@@ -42,7 +42,7 @@ class Frame(eqx.Module):
 
         n, d = x.shape
         correlation = fold(square, x, None, rows_per_chunk(n, 2 * d, x.dtype.itemsize)) / n
-        floor = 1e2 * jnp.finfo(x.dtype).eps * jnp.eye(d, dtype=x.dtype)
+        floor = 1e2 * float(jnp.finfo(x.dtype).eps) * jnp.eye(d, dtype=x.dtype)
         inverse = inverse_root(correlation + floor) / deviation
         return cls(centre, inverse_lower(inverse), inverse)
 

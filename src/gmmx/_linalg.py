@@ -171,7 +171,7 @@ def orthogonalise_rows(
     seats = np.concatenate([np.arange(half), np.arange(half, 2 * half)[::-1]])
     moved = np.empty_like(seats)
     moved[seats] = np.concatenate([seats[:1], np.roll(seats[1:], 1)])
-    precision = 4 * jnp.finfo(matrix.dtype).eps
+    precision = 4 * float(jnp.finfo(matrix.dtype).eps)
 
     def turn(_: int | Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         rows, turned = carry

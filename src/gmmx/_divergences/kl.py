@@ -105,7 +105,7 @@ def _best_split(
 ) -> tuple[Float[Array, "k l"], Float[Array, "k l"]]:
     """(log φ_{l|k}, log ψ_{k|l}), until the bound no longer moves by more than rounding."""
     # Kept from −∞: the parts of a component of weight zero are of no account, but must not be NaN.
-    lowest = jnp.finfo(divergence.dtype).min / 8
+    lowest = float(jnp.finfo(divergence.dtype).min) / 8
     log_p, log_q = jnp.maximum(log_p, lowest), jnp.maximum(log_q, lowest)
 
     def parts(log_shares: Array) -> Array:
@@ -116,7 +116,7 @@ def _best_split(
 
     def going(carry: tuple[Array, Array, Array]) -> Array:
         _, change, count = carry
-        return (change > 8 * jnp.finfo(divergence.dtype).eps) & (count < 1000)
+        return (change > 8 * float(jnp.finfo(divergence.dtype).eps)) & (count < 1000)
 
     def improve(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         log_shares, _, count = carry

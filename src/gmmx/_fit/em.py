@@ -100,7 +100,7 @@ class EMFitter(AbstractFitter):
         first = state.n_iter == 0
         change = jnp.where(first, jnp.inf, log_likelihood - state.log_likelihood)
         # What rounding alone may move the likelihood by.
-        noise = 2e3 * jnp.finfo(x.dtype).eps * jnp.maximum(1, jnp.abs(log_likelihood))
+        noise = 2e3 * float(jnp.finfo(x.dtype).eps) * jnp.maximum(1, jnp.abs(log_likelihood))
         fell = change - memory.gain < -jnp.maximum(tol, noise)
         singular = ~_is_finite(updated)
         non_finite = ~jnp.isfinite(log_likelihood)
