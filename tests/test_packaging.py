@@ -124,7 +124,7 @@ def test_the_reference_gives_the_defaults():
     text = (ROOT / "docs" / "api" / "fitting.md").read_text("utf-8")
     fitter = gmmx.EMFitter()
     defaults = [fitter, gmmx.GradientFitter(), gmmx.Restarts(fitter)]
-    lines = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1].splitlines()
-    for line, default in zip(lines, defaults, strict=True):
-        given = eval(line, {"gmmx": gmmx, "optax": optax, "fitter": fitter})
-        assert eqx.tree_equal(given, default), line
+    calls = ast.parse(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]).body
+    for call, default in zip(calls, defaults, strict=True):
+        given = eval(ast.unparse(call), {"gmmx": gmmx, "optax": optax, "fitter": fitter})
+        assert eqx.tree_equal(given, default), ast.unparse(call)
