@@ -108,6 +108,15 @@ def test_what_is_frozen_is_an_input_and_the_rest_of_the_start_is_not(x, frozen, 
         assert (size > 0) == (name == frozen)
 
 
+def test_an_input_that_not_every_parameter_depends_on_has_a_gradient_of_its_own(x):
+    """One step of EM moves the weights, and the means, by no amount of reg_covar."""
+    start = gmmx.initialize(x, K, "spherical")
+    both = jitted(lambda reg_covar: (summary(fitted(x, start, None, reg_covar).gmm), None))
+    at, one = jnp.asarray(1e-2), jnp.asarray(1.0)
+    exact = slope(lambda value: both(value)[0][0], at, one, 1e-5)
+    np.testing.assert_allclose(both(at)[1], exact, rtol=1e-6)
+
+
 @pytest.fixture(scope="module")
 def slow():
     """Data on which EM gains little a step, and a start."""

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
 from .._mixture import GaussianMixture
@@ -158,11 +159,15 @@ def _solve(push: Callable[[PyTree], PyTree], b: PyTree) -> PyTree:
     & Rubin 1977), which Krylov methods are quick on.
     """
 
-    def solve(matvec: Callable[[PyTree], PyTree], b: PyTree) -> PyTree:
+    def solve(matvec: Callable[[Array], Array], b: Array) -> Array:
         x, found = solve_by_products(matvec, b)
         return eqx.error_if(x, ~found, _NOT_ISOLATED)
 
-    def matvec(x: PyTree) -> PyTree:
-        return jax.tree.map(jnp.negative, push(x))
+    # As one vector: JAX transposes the solve only where every array of b depends on what is
+    # differentiated, and reg_covar alone does not move the weights in one step.
+    b, unravel = ravel_pytree(b)
 
-    return jax.lax.custom_linear_solve(matvec, b, solve, transpose_solve=solve)
+    def matvec(x: Array) -> Array:
+        return -ravel_pytree(push(unravel(x)))[0]
+
+    return unravel(jax.lax.custom_linear_solve(matvec, b, solve, transpose_solve=solve))
