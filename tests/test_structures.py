@@ -139,6 +139,19 @@ def test_gradients_are_finite_differences(structure):
         np.testing.assert_allclose(by_x[:, j] * n, slope, rtol=1e-6, atol=1e-9)
 
 
+def test_forward_derivatives_are_reverse_ones(structure):
+    """With rows and features enough for a compiler to fuse a product with the sum over it."""
+    rng = np.random.default_rng(3)
+    gmm, x = structure.mixture(5, 8, np.float64), points(n=150, d=8)
+    moved = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), gmm)
+    along_rows = jnp.asarray(rng.normal(size=len(x)))
+
+    forward = jax.jvp(lambda gmm: gmm.log_prob(x), (gmm,), (moved,))[1]
+    gradient = jax.jit(jax.grad(lambda gmm: along_rows @ gmm.log_prob(x)))(gmm)
+    parts = jax.tree.leaves(jax.tree.map(jnp.vdot, gradient, moved))
+    np.testing.assert_allclose(along_rows @ forward, sum(parts[1:], parts[0]), rtol=1e-10)
+
+
 def test_gradients_of_packed_moments(structure):
     """Those of a large batch, which is packed, are the sum over small ones, which are not."""
     gmm, x = structure.mixture(16, 8), jnp.asarray(points(n=24_000, d=8))

@@ -13,6 +13,7 @@ from .._linalg import (
     inverse_root,
     log_diagonal,
     product,
+    whiten_apart,
     whiten_by,
 )
 from . import packing
@@ -80,7 +81,7 @@ class FullCovariance(AbstractCovariance):
         return type(self)(log_diagonal(product(self._factor, root)))
 
     def whiten(self, x: Float[Array, "n d"], means: Float[Array, "k d"]) -> Float[Array, "k d n"]:
-        return product(self._factor, x.T - means[:, :, None])
+        return whiten_apart(self._factor, x, means)
 
     def whiten_centred(
         self, x: Float[Array, "n d"], means: Float[Array, "k d"]

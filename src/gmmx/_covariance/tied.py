@@ -14,6 +14,7 @@ from .._linalg import (
     inverse_root,
     log_diagonal,
     product,
+    whiten_apart,
     whiten_by,
 )
 from .base import AbstractCovariance
@@ -90,7 +91,7 @@ class TiedCovariance(AbstractCovariance):
         return type(self)(log_diagonal(einsum("ij,jl->il", self._factor, root)))
 
     def whiten(self, x: Float[Array, "n d"], means: Float[Array, "k d"]) -> Float[Array, "k d n"]:
-        return product(self._factor, x.T - means[:, :, None])
+        return whiten_apart(self._factor, x, means)
 
     def whiten_centred(
         self, x: Float[Array, "n d"], means: Float[Array, "k d"]
