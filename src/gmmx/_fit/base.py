@@ -29,8 +29,8 @@ _log = logging.getLogger(__name__)
 _BLOCK_SECONDS = 0.5
 _BLOCK_STEPS = 128
 
-# The first block, before any step was timed: of so many multiplications, n·K·d² a step, which
-# take less than that on any machine.
+# The first block of a fit that nobody watches, before any step was timed: of so many
+# multiplications, n·K·d² a step, which take less than that on any machine.
 _FIRST_BLOCK = 2**31
 
 
@@ -248,7 +248,9 @@ def _observe(
         state, blocks = resumed
     interrupted = False
     n_iter = int(state.n_iter)
-    steps = int(np.clip(_FIRST_BLOCK // (x.size * gmm.means.size), 1, _BLOCK_STEPS))
+    watched = progress or callback is not None or checkpoint is not None
+    first = 1 if watched else _FIRST_BLOCK // (x.size * gmm.means.size)
+    steps = int(np.clip(first, 1, _BLOCK_STEPS))
     with _Bar(limit, progress) as bar:
         if n_iter:
             bar.update(n_iter, state)
