@@ -254,4 +254,4 @@ def maximise(
 
 def is_empty(moments: Moments) -> Bool[Array, " k"]:
     """Which components have lost all their samples, to rounding (scikit-learn's threshold)."""
-    return moments.weight <= 10 * jnp.finfo(moments.weight.dtype).eps
+    return moments.weight <= 10 * float(jnp.finfo(moments.weight.dtype).eps)

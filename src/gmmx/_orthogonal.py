@@ -46,7 +46,7 @@ def lower_root(rows: Float[Array, "*k r c"]) -> Float[Array, "*k r r"]:
     root = jnp.concatenate(columns, axis=-1)
     diagonal = jnp.diagonal(root, axis1=-2, axis2=-1)[..., None, :]
     root = root * jnp.where(diagonal < 0, -1, 1).astype(rows.dtype)
-    singular = jnp.abs(diagonal) <= n_rows * jnp.finfo(rows.dtype).eps
+    singular = jnp.abs(diagonal) <= n_rows * float(jnp.finfo(rows.dtype).eps)
     return jnp.where(singular & jnp.eye(n_rows, dtype=bool), jnp.nan, scale * root)
 
 
