@@ -93,7 +93,7 @@ class Plan(eqx.Module):
         # Both x − μ_k and y are held.
         whitened_rows = rows_per_chunk(n, 2 * k * d, itemsize, least=64)
         # Moments need all of y at once, distances half of it and some of the other half.
-        columns = k * d if products == 2 else 5 * k * d // 8
+        columns = k * d if products == 2 else -(-5 * k * d // 8)
         centred_rows = rows_per_chunk(n, columns, itemsize)
         packed_rows = rows_per_chunk(n, width + k, itemsize)
         rows = (whitened_rows, centred_rows, packed_rows)[fastest]
