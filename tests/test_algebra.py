@@ -364,8 +364,8 @@ def test_a_component_of_no_weight_is_merged_first():
 OPERATIONS = {
     "marginal": lambda g: g.marginal([2, 0]),
     "condition": lambda g: g.condition([1], jnp.ones(1, g.dtype)),
-    "affine": lambda g: g.affine(jnp.ones((1, D), g.dtype)),
-    "convolve": lambda g: g.convolve(jnp.asarray(0.3, g.dtype)),
+    "affine": lambda g: g.affine(jnp.ones((1, D), g.dtype), 0.5),
+    "convolve": lambda g: g.convolve(0.3),
     "convolve diagonal": lambda g: g.convolve(jnp.full(D, 0.3, g.dtype)),
     "product": lambda g: gmmx.product(g, g),
     "collapse": lambda g: g.collapse(),

@@ -381,8 +381,12 @@ def test_a_variance_a_sample_where_the_batch_is_square(structures):
 
 def test_dtype_in_is_dtype_out(structure, dtype):
     gmm, y = structure.mixture(K, D, dtype), observations(D).astype(dtype)
-    values = jax.eval_shape(lambda g, y: summary(g.posterior(y, None, 1)), gmm, jnp.asarray(y))
-    assert {leaf.dtype for leaf in jax.tree.leaves(values)} == {dtype}
+
+    def values(gmm, y):
+        return summary(gmm.posterior(y, None, 0.5, 0.1))
+
+    leaves = jax.tree.leaves(jax.eval_shape(values, gmm, jnp.asarray(y)))
+    assert {leaf.dtype for leaf in leaves} == {dtype}
 
 
 @pytest.mark.parametrize(

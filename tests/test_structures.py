@@ -151,6 +151,12 @@ def test_forward_derivatives_are_reverse_ones(structure):
     parts = jax.tree.leaves(jax.tree.map(jnp.vdot, gradient, moved))
     np.testing.assert_allclose(along_rows @ forward, sum(parts[1:], parts[0]), rtol=1e-10)
 
+    one = jnp.asarray(rng.normal(size=8))
+    directions = jnp.broadcast_to(one, x.shape)
+    forward = jax.jit(lambda x: jax.jvp(gmm.log_prob, (x,), (directions,))[1])(jnp.asarray(x))
+    backward = jax.vmap(jax.grad(gmm.log_prob))(jnp.asarray(x)) @ one
+    np.testing.assert_allclose(forward, backward, rtol=1e-10, atol=1e-12)
+
 
 def test_gradients_of_packed_moments(structure):
     """Those of a large batch, which is packed, are the sum over small ones, which are not."""

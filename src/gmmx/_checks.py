@@ -40,8 +40,16 @@ def same_dtype(*trees: Any) -> tuple[Any, ...]:
     return tuple(jax.tree.map(lambda leaf: leaf.astype(dtype), trees))
 
 
-def as_floating(value: Any, name: str, dtype: Any = None) -> Array:
-    """A float32 or float64 array of the value; integers and booleans are converted."""
+def as_floating(value: Any, name: str, dtype: Any = None, *, of_numbers: Any = None) -> Array:
+    """A float32 or float64 array of the value; integers and booleans are converted.
+
+    **Arguments:**
+
+    - `dtype`: of the array; the value's own, if there is none.
+    - `of_numbers`: the dtype of a Python number, which has none of its own.
+    """
+    if dtype is None and type(value) in (int, float):
+        dtype = of_numbers
     if not isinstance(value, jax.Array):
         value = np.asarray(value)
         if value.dtype == object:

@@ -8,9 +8,12 @@ small matrices one by one. What is here is made of elementwise steps and matrix 
 over the whole batch at once, and differentiates both ways.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
 # Up to this size a matrix is eliminated in a loop; a larger one is halved, and the halves joined
@@ -125,18 +128,33 @@ def product(a: Float[Array, "*#k l m"], b: Float[Array, "*#k m n"]) -> Float[Arr
     return sum(terms[1:], terms[0])
 
 
+@jax.custom_jvp
 def whiten_apart(
     factor: Float[Array, "*#k d d"], x: Float[Array, "n d"], means: Float[Array, "k d"]
 ) -> Float[Array, "k d n"]:
     """W(x − μ) of every row, whose derivative in μ, −W dμ, is taken once and not for each row.
 
-    It also keeps clear of a fault of XLA on the CPU (jaxlib 0.10.2, x86-64): a product with an
+    That also keeps clear of a fault of XLA on the CPU (jaxlib 0.10.2, x86-64): a product with an
     operand that is a broadcast, here dμ over the rows, gives numbers from memory that nobody has
-    written where it is fused with the sum that follows.
+    written where it is fused with the sum that follows. A dx that is the same for all rows is such
+    an operand as well, and is not one any more with zeros added that depend on x.
     """
-    fixed = jax.lax.stop_gradient(means)
-    moved = product(factor, (means - fixed)[:, :, None])
-    return product(factor, x.T - fixed[:, :, None]) - moved
+    return product(factor, x.T - means[:, :, None])
+
+
+@partial(whiten_apart.defjvp, symbolic_zeros=True)
+def _whiten_apart_jvp(primals, tangents):
+    factor, x, means = primals
+    moved_factor, moved_x, moved_means = tangents
+    y = whiten_apart(factor, x, means)
+    parts = []
+    if type(moved_factor) is not SymbolicZero:
+        parts.append(product(moved_factor, x.T - means[:, :, None]))
+    if type(moved_x) is not SymbolicZero:
+        parts.append(jnp.broadcast_to(product(factor, moved_x.T + 0 * x.T), y.shape))
+    if type(moved_means) is not SymbolicZero:
+        parts.append(jnp.broadcast_to(-product(factor, moved_means[:, :, None]), y.shape))
+    return y, sum(parts[1:], parts[0])
 
 
 def einsum(equation: str, *operands: Array) -> Array:

@@ -18,7 +18,7 @@ _FREE = (
 
 
 def as_noise(
-    value: Any, m: int, batch: tuple[int, ...] = (), *, may_be_zero: bool = False
+    value: Any, m: int, dtype: Any, batch: tuple[int, ...] = (), *, may_be_zero: bool = False
 ) -> Float[Array, "*b"]:
     """A noise covariance: σ² `()`, variances `(m,)`, a matrix `(m, m)`, or a batch of these.
 
@@ -26,9 +26,10 @@ def as_noise(
 
     **Arguments:**
 
+    - `dtype`: of a Python number, which has none of its own.
     - `batch`: the leading axes that a batch of covariances has. `(m, m)` is always one matrix.
     """
-    noise = _checks.as_floating(value, "noise_covariance")
+    noise = _checks.as_floating(value, "noise_covariance", of_numbers=dtype)
     shape = noise.shape
     if shape == (1,):
         noise = jnp.broadcast_to(noise, (m,))

@@ -192,7 +192,7 @@ def posterior(
     gmm: GaussianMixture, y: Any, A: Any, noise_covariance: Any, b: Any
 ) -> AbstractPosterior:
     """See `GaussianMixture.posterior`."""
-    y, matrix, noise, offset = _check_observation(gmm.n_features, y, A, noise_covariance, b)
+    y, matrix, noise, offset = _check_observation(gmm, y, A, noise_covariance, b)
     gmm, y, matrix, noise, offset = _checks.same_dtype(gmm, y, matrix, noise, offset)
     m, batch = y.shape[-1], y.shape[:-1]
     dense = is_matrix(noise, m, batch)
@@ -216,9 +216,10 @@ def posterior(
 
 
 def _check_observation(
-    d: int, y: Any, matrix: Any, noise: Any, offset: Any
+    gmm: GaussianMixture, y: Any, matrix: Any, noise: Any, offset: Any
 ) -> tuple[Array, Array | None, Array, Array]:
     """The observation as arrays of shapes that fit."""
+    d, dtype = gmm.n_features, gmm.dtype
     y = _checks.as_floating(y, "y")
     if matrix is not None:
         matrix = _checks.as_floating(matrix, "A")
@@ -241,8 +242,8 @@ def _check_observation(
             f"A has the leading axes {matrix.shape[:-2]} and y {batch}; none, for one A for all "
             "samples, or the same as y's were wanted."
         )
-    offset = _checks.as_floating(offset, "b")
+    offset = _checks.as_floating(offset, "b", of_numbers=dtype)
     if offset.shape not in ((), (m,), (*batch, m)):
         raise ValueError(f"b has shape {offset.shape}; (), ({m},) or that of y was wanted.")
     _checks.check_finite(jnp.atleast_1d(offset), "b")
-    return y, matrix, as_noise(noise, m, batch), offset
+    return y, matrix, as_noise(noise, m, dtype, batch), offset

@@ -49,7 +49,8 @@ def affine(gmm: "GaussianMixture", matrix: Any, offset: Any = None) -> "Gaussian
             f"matrix has shape {matrix.shape}: {m} features made of {d} have a singular "
             "covariance. For Ax plus noise, take gmm.posterior(y, A, noise_covariance).observed."
         )
-    offset = _checks.as_floating(0.0 if offset is None else offset, "offset", matrix.dtype)
+    offset = 0.0 if offset is None else offset
+    offset = _checks.as_floating(offset, "offset", of_numbers=gmm.dtype)
     if offset.shape not in ((), (m,)):
         raise ValueError(f"offset has shape {offset.shape}; ({m},) was wanted, as Ax has it.")
     _checks.check_finite(matrix, "matrix")
@@ -77,7 +78,7 @@ def _affine(
 
 def convolve(gmm: "GaussianMixture", noise_covariance: Any) -> "GaussianMixture":
     """The mixture of x + ε, ε ~ N(0, C)."""
-    noise = as_noise(noise_covariance, gmm.n_features, may_be_zero=True)
+    noise = as_noise(noise_covariance, gmm.n_features, gmm.dtype, may_be_zero=True)
     return _convolve(*_checks.same_dtype(gmm, noise))
 
 
