@@ -92,8 +92,7 @@ def evaluate(
     @jax.checkpoint
     def centred(x: Array) -> Array:
         def block(x: Array) -> Array:
-            distances = seen.structure.distances_centred(frame.apply(x), seen.means)
-            return (constant[:, None] - distances / 2).T
+            return constant - seen.structure.distances_centred(frame.apply(x), seen.means) / 2
 
         return map_rows(block, x, min(plan.centred_rows, x.shape[0]))
 
