@@ -128,6 +128,12 @@ def product(a: Float[Array, "*#k l m"], b: Float[Array, "*#k m n"]) -> Float[Arr
     return sum(terms[1:], terms[0])
 
 
+def safe_sqrt(square: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+    """√, of derivative zero at zero; rounding may have brought a zero below it. NaN stays NaN."""
+    some = ~(square <= 0)
+    return jnp.where(some, jnp.sqrt(jnp.where(some, square, 1)), 0)
+
+
 @jax.custom_jvp
 def whiten_apart(
     factor: Float[Array, "*#k d d"], x: Float[Array, "n d"], means: Float[Array, "k d"]

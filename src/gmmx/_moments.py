@@ -73,7 +73,7 @@ class Survey(eqx.Module):
 def _responsibilities(log_joint: Array, weights: Array | None, axis: int) -> tuple[Array, Array]:
     """(z times the sample weights, log p) from log-joints with the components along `axis`."""
     # Kept from −∞, where no component has any density, so that a difference is not NaN.
-    lowest = jnp.finfo(log_joint.dtype).min
+    lowest = float(jnp.finfo(log_joint.dtype).min)
     top = jnp.max(log_joint, axis=axis, keepdims=True, initial=lowest)
     terms = jnp.exp(log_joint - top)
     total = jnp.sum(terms, axis=axis, keepdims=True)

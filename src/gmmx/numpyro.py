@@ -20,7 +20,7 @@ def to_numpyro(gmm: GaussianMixture) -> dist.MixtureSameFamily:
     roots = inverse_lower(gmm.structure.factors(gmm.n_components, gmm.n_features))
     components = dist.MultivariateNormal(gmm.means, scale_tril=roots)
     # A weight of zero has the logit −∞, which numpyro refuses.
-    logits = jnp.maximum(gmm.logits, jnp.finfo(gmm.dtype).min / 2)
+    logits = jnp.maximum(gmm.logits, float(jnp.finfo(gmm.dtype).min) / 2)
     return dist.MixtureSameFamily(dist.Categorical(logits=logits), components)
 
 

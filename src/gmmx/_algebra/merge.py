@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from .. import _checks
 from .._covariance import structure_named
-from .._linalg import inverse_lower
+from .._linalg import inverse_lower, safe_sqrt
 from .._orthogonal import lower_root
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class _Parts(eqx.Module):
 @jax.jit
 def collapse(gmm: "GaussianMixture") -> "GaussianMixture":
     """One Gaussian of the mixture's mean and covariance."""
-    (k, d), scale = gmm.means.shape, _root(gmm.weights)
+    (k, d), scale = gmm.means.shape, safe_sqrt(gmm.weights)
     roots = inverse_lower(gmm.structure.factors(k, d)) * scale[:, None, None]
     centre = gmm.mean()
     apart = (gmm.means - centre).T * scale
@@ -77,21 +77,15 @@ def _reduce(gmm: "GaussianMixture", n_components: int) -> "GaussianMixture":
     return type(gmm)(logits, parts.means, structure)
 
 
-def _root(share: Float[Array, "*k"]) -> Float[Array, "*k"]:
-    """√, of derivative zero at zero: a weight of zero has none in its logit either."""
-    some = share > 0
-    return jnp.where(some, jnp.sqrt(jnp.where(some, share, 1)), 0)
-
-
 def _merge(one: _Parts, other: _Parts) -> _Parts:
     """The two components as one of the same mean and covariance."""
     total = one.weights + other.weights
     share = jnp.where(total > 0, one.weights / jnp.where(total > 0, total, 1), 0.5)
     apart = other.means - one.means
     rows = [
-        _root(share) * one.roots,
-        _root(1 - share) * other.roots,
-        _root(share * (1 - share)) * apart[:, None],
+        safe_sqrt(share) * one.roots,
+        safe_sqrt(1 - share) * other.roots,
+        safe_sqrt(share * (1 - share)) * apart[:, None],
     ]
     root = lower_root(jnp.concatenate(rows, axis=1))
     return _Parts(total, one.means + (1 - share) * apart, root)

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .. import _checks
-from .._linalg import inverse_lower, inverse_root, orthogonalise_rows, product
+from .._linalg import inverse_lower, inverse_root, orthogonalise_rows, product, safe_sqrt
 from .._mixture import GaussianMixture
 from .pair import factors, matched
 
@@ -53,7 +53,7 @@ def wasserstein_gaussian(
         ) from None
     m0, c0, m1, c1 = _checks.same_dtype(*arrays)
     roots = (inverse_lower(_checked_factor(covariance)) for covariance in (c0, c1))
-    return _root(jnp.sum((m0 - m1) ** 2, axis=-1) + _bures(*roots))
+    return safe_sqrt(jnp.sum((m0 - m1) ** 2, axis=-1) + _bures(*roots))
 
 
 def _checked_factor(covariance: Float[Array, "*k d d"]) -> Float[Array, "*k d d"]:
@@ -83,7 +83,7 @@ def mixture_wasserstein(p: GaussianMixture, q: GaussianMixture) -> Float[Array, 
     total = jnp.sum(coupling * cost)
     for price, weight in zip(prices, weights, strict=True):
         total = total + jnp.sum(price * (weight - jax.lax.stop_gradient(weight)))
-    return _root(total)
+    return safe_sqrt(total)
 
 
 def pairwise_squared_wasserstein(p: GaussianMixture, q: GaussianMixture) -> Float[Array, "k l"]:
@@ -117,12 +117,6 @@ def _bures(a: Float[Array, "*#k d d"], b: Float[Array, "*#k d d"]) -> Float[Arra
     correction = jnp.sum(jnp.triu(uneven, 1), axis=(-2, -1))
     nearest = a - product(b, product(rotation.mT, unit))
     return jnp.sum(nearest**2, axis=(-2, -1)) - correction
-
-
-def _root(square: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
-    """√, of derivative zero at zero; rounding may have brought a zero below it."""
-    some = ~(square <= 0)
-    return jnp.where(some, jnp.sqrt(jnp.where(some, square, 1)), 0)
 
 
 def _transport(

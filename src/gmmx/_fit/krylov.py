@@ -4,8 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Bool, PyTree
+from jaxtyping import Array, Bool, Float
 
 from .._linalg import einsum
 
@@ -15,8 +14,8 @@ _STEPS = 1000
 
 
 def solve_by_products(
-    matvec: Callable[[PyTree], PyTree], b: PyTree
-) -> tuple[PyTree, Bool[Array, ""]]:
+    matvec: Callable[[Float[Array, " n"]], Float[Array, " n"]], b: Float[Array, " n"]
+) -> tuple[Float[Array, " n"], Bool[Array, ""]]:
     """(x of Ax = b, whether it was found), by generalised conjugate residuals.
 
     Each step adds the direction p = r, made such that its product q = Ap is orthogonal to the
@@ -25,7 +24,6 @@ def solve_by_products(
     Elman & Schultz 1983). It asks for one product a step, and for no factorisation: the GMRES of
     lineax ends in a QR of LAPACK, which may hang, see `_linalg`.
     """
-    b, unravel = ravel_pytree(b)
     epsilon = float(jnp.finfo(b.dtype).eps)
     kept = min(b.size, _KEPT)
     goal = epsilon**0.75 * jnp.linalg.norm(b)
@@ -35,7 +33,7 @@ def solve_by_products(
 
     def step(carry: tuple[Array, ...]) -> tuple[Array, ...]:
         x, r, directions, products, n = carry
-        p, q = r, ravel_pytree(matvec(unravel(r)))[0]
+        p, q = r, matvec(r)
         for _ in range(2):  # twice is enough for orthogonality to rounding
             along = einsum("kn,n->k", products, q)
             p = p - einsum("k,kn->n", along, directions)
@@ -51,4 +49,4 @@ def solve_by_products(
     nothing = jnp.zeros((kept, b.size), b.dtype)
     start = (jnp.zeros_like(b), b, nothing, nothing, jnp.zeros((), jnp.int32))
     x, r, *_ = jax.lax.while_loop(going, step, start)
-    return unravel(x), jnp.linalg.norm(r) <= epsilon**0.5 * jnp.linalg.norm(b)
+    return x, jnp.linalg.norm(r) <= epsilon**0.5 * jnp.linalg.norm(b)
