@@ -236,7 +236,7 @@ def test_vmap_and_dtype(structure, dtype):
 def test_components_of_no_weight(structure):
     _, means, covariances = structure.parameters(K, D)
     p = gmmx.GaussianMixture.from_parameters([0, 0.4, 0.6], means, covariances, structure.name)
-    q = structure.mixture(L, D, seed=1)
+    q = structure.mixture(K, D, seed=1)  # of as many components: one program for both orders
     jacobian = jax.jit(jax.jacrev(scalars, (0, 1)))
     for one, other in ((p, q), (q, p)):
         near = [
