@@ -33,8 +33,7 @@ _NOT_CONVERGED = (
     "the fit has not converged enough to be differentiated: its model is too far from the fixed "
     "point of EM, or a component has lost all its samples or become equal to another. Lower tol "
     "and raise max_iter, for instance EMFitter(tol=1e-12, max_iter=10_000), or take fewer "
-    "components. "
-    "If no gradient through the fit is wanted, pass jax.lax.stop_gradient(x) to it."
+    "components. If no gradient through the fit is wanted, pass jax.lax.stop_gradient(x) to it."
 )
 _NOT_ISOLATED = (
     "the linear system of the gradient through a fit was not solved: the optimum is not isolated, "
