@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 if TYPE_CHECKING:
     from ._covariance import AbstractCovariance
@@ -32,12 +32,19 @@ def promote(a: Any, b: Any) -> Any:
         return jnp.promote_types(a, b)
 
 
+def in_dtype(tree: PyTree, dtype: Any) -> PyTree:
+    """The tree with all its leaves of this dtype: itself, where they are."""
+    if all(leaf.dtype == dtype for leaf in jax.tree.leaves(tree)):
+        return tree
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
+
+
 def same_dtype(*trees: Any) -> tuple[Any, ...]:
     """The arrays and mixtures, all in the widest of their float dtypes."""
     dtype = jax.tree.leaves(trees)[0].dtype
     for leaf in jax.tree.leaves(trees):
         dtype = promote(dtype, leaf.dtype)
-    return tuple(jax.tree.map(lambda leaf: leaf.astype(dtype), trees))
+    return in_dtype(trees, dtype)
 
 
 def as_floating(value: Any, name: str, dtype: Any = None, *, of_numbers: Any = None) -> Array:
@@ -114,7 +121,7 @@ def as_points(x: Any, n_features: int, dtype: Any) -> Float[Array, "*batch d"]:
             f"x has shape {x.shape}, but the mixture has {n_features} features: the last axis of "
             f"x has to be of that length.{fix}"
         )
-    return x.astype(promote(x.dtype, dtype))
+    return in_dtype(x, promote(x.dtype, dtype))
 
 
 def check_data(x: Any, n_components: int, n_features: int | None = None) -> Float[Array, "n d"]:
