@@ -10,6 +10,8 @@ from hypothesis import given, settings, strategies
 
 import gmmx
 from gmmx import EMFitter, Status
+from gmmx._accuracy import PACKED
+from gmmx._moments import Survey, expect
 
 K, D, N = 3, 2, 60
 
@@ -115,6 +117,25 @@ def test_convergence_on_the_last_step_is_success(blobs):
     last = EMFitter(max_iter=int(free.n_iter)).fit(blobs, gmm)
     assert last.converged and last.status == Status.converged
     assert len(free.history) == free.n_iter
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_features_that_are_kept_change_nothing(structure, weighted):
+    n, rng = 300_017, np.random.default_rng(3)  # a length that its chunks do not divide
+    gmm, x = structure.mixture(4, 3), jnp.asarray(rng.normal(size=(n, 3)))
+    weights = jnp.asarray(rng.exponential(size=n)) if weighted else None
+
+    @jax.jit
+    def moments(gmm, x, weights):
+        kept, made = (Survey.of(gmm, x, keep=keep) for keep in (True, False))
+        assert kept.features is not None and made.features is None
+        route = kept.route(gmm)
+        return [expect(gmm, x, weights, survey, route) for survey in (kept, made)], route.ways
+
+    (kept, made), ways = moments(gmm, x, weights)
+    assert ways.size > 1 and np.all(ways == PACKED)
+    for a, b in zip(jax.tree.leaves(kept), jax.tree.leaves(made), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12 * np.abs(b).max())
 
 
 def test_too_few_steps_warn(blobs):

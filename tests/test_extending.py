@@ -77,7 +77,7 @@ def test_the_m_step_both_ways(structure):
     z = np.asarray(start.predict_proba(x))
     means = z.T @ x / z.sum(0)[:, None]
     pooled = np.einsum("nk,nkd->d", z, (x[:, None] - means) ** 2) / len(x)
-    for data, packed in ((x, 0), (np.tile(x, (200, 1)), 1)):
+    for data, packed in ((x, 0), (np.tile(x, (400, 1)), 1)):
         with pytest.warns(gmmx.FitWarning):
             result = gmmx.EMFitter(max_iter=1, reg_covar=1e-3).fit(data, start)
         assert result.packed == packed

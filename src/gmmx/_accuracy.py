@@ -9,18 +9,20 @@
 
 So S is bounded in each chunk of rows and the decision is taken chunk by chunk, at run time; it
 costs next to nothing. A few components may be too narrow in data that is packed for the others:
-those are whitened one by one.
+those are whitened by themselves.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from ._chunks import rows_per_chunk
+from ._chunks import rows_per_chunk, worth_keeping
 
 if TYPE_CHECKING:
     from ._mixture import GaussianMixture
@@ -70,16 +72,17 @@ class Plan(eqx.Module):
     """The fastest of the ways that is worth its preparation"""
     slots: int = eqx.field(static=True)
     """How many components may be whitened where the others are packed"""
+    keeps_features: bool = eqx.field(static=True)
+    """Whether the features of all rows, if they are packed, fit into memory"""
 
     @classmethod
     def of(cls, gmm: "GaussianMixture", x: Float[Array, "n d"], products: int) -> Self:
         """The plan for a pass in which `products` matrix products read the features."""
         n, (k, d), itemsize = x.shape[0], gmm.means.shape, x.dtype.itemsize
         features = jax.eval_shape(
-            lambda s, m, x: s.packed_features(s.packed_coefficients(m, m[:, 0]), x[:1]),
-            gmm.structure, gmm.means, x,
-        )  # fmt: skip
-        width = sum(leaf.shape[1] for leaf in jax.tree.leaves(features))
+            lambda structure, x: structure.packed_features(x[:1]), gmm.structure, x
+        )
+        width = features.shape[1]
         # The features cost as much however few the components are that share them, and the
         # coefficients however few the rows. The constants are from timings at d = 2 to 64.
         if n * k * width < _SMALLEST:
@@ -95,10 +98,12 @@ class Plan(eqx.Module):
         # Moments need all of y at once, distances half of it and some of the other half.
         columns = k * d if products == 2 else -(-5 * k * d // 8)
         centred_rows = rows_per_chunk(n, columns, itemsize)
-        packed_rows = rows_per_chunk(n, width + k, itemsize)
+        keeps = products == 2 and worth_keeping(n, width, itemsize)
+        # Kept features are only copied into the cache, where larger chunks are faster.
+        packed_rows = rows_per_chunk(n, width // 3 + k if keeps else width + k, itemsize)
         rows = (whitened_rows, centred_rows, packed_rows)[fastest]
         slots = k // 8 if fastest == PACKED and gmm.structure.separable else 0
-        return cls(rows, whitened_rows, centred_rows, fastest, slots)
+        return cls(rows, whitened_rows, centred_rows, fastest, slots, keeps)
 
 
 def reach(z: Float[Array, "r d"]) -> Float[Array, " d"]:
@@ -155,10 +160,23 @@ class Route(eqx.Module):
         """Whether a chunk is packed."""
         return jnp.any(self.ways == PACKED)
 
-    @property
-    def any_narrow(self) -> Bool[Array, ""]:
-        """Whether a component is narrow; under vmap, in any mixture of the batch."""
-        return everywhere(1 - jnp.any(self.narrow).astype(jnp.int32)) == 0
+    def by_narrow(
+        self, none: Callable[[], PyTree], some: Callable[[Int[Array, " m"]], PyTree]
+    ) -> PyTree:
+        """`none()`, or `some(components)` where there are narrow ones.
+
+        They come in as few as hold them of 1, 4, 16 … slots, each a program of its own, since what
+        is done for a slot that is free takes its time as well.
+        """
+        if self.slots == 0:
+            return none()
+        sizes = [4**i for i in range(self.slots.bit_length()) if 4**i < self.slots] + [self.slots]
+        count = jnp.sum(self.narrow)
+        # Under vmap the largest of the batch.
+        spare = sum((count <= size).astype(jnp.int32) for size in (0, *sizes[:-1]))
+        taken = len(sizes) - everywhere(spare)
+        branches = [none, *(partial(some, self.slotted[:size]) for size in sizes)]
+        return jax.lax.switch(taken, branches)
 
     @property
     def slotted(self) -> Int[Array, " m"]:

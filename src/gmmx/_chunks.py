@@ -12,6 +12,9 @@ from jaxtyping import Array, Float, PyTree
 _CPU_BYTES = 5 * 2**20
 _ACCELERATOR_BYTES = 2**28
 
+# Bytes that a fit may take beside its data, to keep what its steps would make anew each time.
+_KEPT_BYTES = 2**28
+
 
 def rows_per_chunk(n: int, columns: int, itemsize: int, least: int = 256) -> int:
     """How many of n rows to take at once when each needs this many columns of working set.
@@ -28,6 +31,11 @@ def rows_per_chunk(n: int, columns: int, itemsize: int, least: int = 256) -> int
         if n % candidate == 0:
             return candidate
     return rows
+
+
+def worth_keeping(n: int, columns: int, itemsize: int) -> bool:
+    """Whether so many columns of all n rows may stay in memory for the length of a fit."""
+    return n * columns * itemsize <= _KEPT_BYTES
 
 
 def fold(

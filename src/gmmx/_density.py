@@ -29,29 +29,21 @@ def log_joint_of(constant: Float[Array, " k"], y: Float[Array, "k d n"]) -> Floa
     return constant[:, None] - jnp.sum(y**2, axis=1) / 2
 
 
-def for_narrow(
-    fn: Callable[[Int[Array, ""], AbstractCovariance, Float[Array, "1 d n"]], PyTree],
-    gmm: "GaussianMixture",
-    x: Float[Array, "n d"],
-    route: Route,
-) -> PyTree[Float[Array, "m ..."]]:
-    """`fn(k, its covariance, y)` of each narrow component in turn; zeros in slots that are free."""
-
-    def slot(k: Int[Array, ""]) -> PyTree:
-        def filled() -> PyTree:
-            own = gmm.structure.take(k[None])
-            return fn(k, own, own.whiten(x, jnp.take(gmm.means, k[None], axis=0, mode="clip")))
-
-        return jax.lax.cond(k < gmm.n_components, filled, lambda: zeros_like_of(filled))
-
-    return jax.lax.map(slot, route.slotted)
-
-
 def narrow_log_joint(
-    gmm: "GaussianMixture", constant: Float[Array, " k"], x: Float[Array, "n d"], route: Route
-) -> Float[Array, "m n"]:
-    """The log-joints of the narrow components."""
-    return for_narrow(lambda k, _, y: log_joint_of(constant[k, None], y)[0], gmm, x, route)
+    gmm: "GaussianMixture",
+    constant: Float[Array, " k"],
+    x: Float[Array, "n d"],
+    log_joint: Float[Array, "n k"],
+    at: Int[Array, " m"],
+) -> tuple[Float[Array, "n k"], AbstractCovariance, Float[Array, "m d n"]]:
+    """The log-joints with those of the components `at` whitened; their covariances and y.
+
+    A component K is none: it is dropped.
+    """
+    means, own_constant = (jnp.take(a, at, axis=0, mode="clip") for a in (gmm.means, constant))
+    own = gmm.structure.take(at)
+    y = own.whiten(x, means)
+    return log_joint.at[:, at].set(log_joint_of(own_constant, y).T, mode="drop"), own, y
 
 
 def zeros_like_of(fn: Callable[..., PyTree], *arguments: PyTree) -> PyTree:
@@ -100,16 +92,11 @@ def evaluate(
 
     @jax.checkpoint
     def packed(x: Array, route: Route) -> Array:
-        features = seen.structure.packed_features(coefficients, frame.apply(x))
+        features = seen.structure.packed_features(frame.apply(x))
         log_joint = seen.structure.packed_log_density(coefficients, features)
-        if plan.slots == 0:
-            return log_joint
-
-        def narrow() -> Array:
-            own = narrow_log_joint(gmm, constant, x, route)
-            return log_joint.at[:, route.slotted].set(own.T, mode="drop")
-
-        return jax.lax.cond(route.any_narrow, narrow, lambda: log_joint)
+        return route.by_narrow(
+            lambda: log_joint, lambda at: narrow_log_joint(gmm, constant, x, log_joint, at)[0]
+        )
 
     ways = [lambda x, _: whitened(x), lambda x, _: centred(x), packed]
 

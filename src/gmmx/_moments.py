@@ -14,8 +14,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from ._accuracy import PACKED, WHITENED, Plan, Route, everywhere, reach
 from ._chunks import fold
-from ._covariance.base import AbstractCovariance
-from ._density import for_narrow, log_constant, log_joint_of, narrow_log_joint, zeros_like_of
+from ._density import log_constant, log_joint_of, narrow_log_joint, zeros_like_of
 from ._frame import Frame
 from ._linalg import einsum
 
@@ -47,23 +46,33 @@ class Survey(eqx.Module):
     frame: Frame
     reaches: Float[Array, "c d"]
     """How far each chunk of rows reaches in that frame"""
+    features: Float[Array, "c r p"] | None
+    """φ of each chunk of rows in that frame; None where each step makes them anew"""
     plan: Plan = eqx.field(static=True)
 
     @classmethod
-    def of(cls, gmm: "GaussianMixture", x: Float[Array, "n d"]) -> Self:
+    def of(cls, gmm: "GaussianMixture", x: Float[Array, "n d"], keep: bool) -> Self:
+        """The survey of x for mixtures of this shape.
+
+        **Arguments:**
+
+        - `keep`: whether to keep the features, if x is not too large for that.
+        """
         n, d = x.shape
         plan = Plan.of(gmm, x, products=2)
         count = -(-n // plan.rows)
         frame = Frame.of_data(gmm, x, turned=plan.fastest == PACKED)
         if plan.fastest == WHITENED:
-            return cls(frame, jnp.full((count, d), jnp.inf, x.dtype), plan)
+            return cls(frame, jnp.full((count, d), jnp.inf, x.dtype), None, plan)
+        keep = keep and plan.fastest == PACKED and plan.keeps_features
 
-        def chunk(i: Array) -> Array:
+        def chunk(i: Array) -> tuple[Array, Array | None]:
             start = jnp.minimum(i * plan.rows, n - plan.rows)
-            rows = jax.lax.dynamic_slice_in_dim(x, start, plan.rows)
-            return reach(frame.apply(rows))
+            z = frame.apply(jax.lax.dynamic_slice_in_dim(x, start, plan.rows))
+            return reach(z), gmm.structure.packed_features(z) if keep else None
 
-        return cls(frame, jax.lax.map(chunk, jnp.arange(count)), plan)
+        reaches, features = jax.lax.map(chunk, jnp.arange(count))
+        return cls(frame, reaches, features, plan)
 
     def route(self, gmm: "GaussianMixture") -> Route:
         """The fastest accurate route to this model's moments."""
@@ -80,6 +89,11 @@ def _responsibilities(log_joint: Array, weights: Array | None, axis: int) -> tup
     log_prob = jnp.squeeze(jnp.log(total) + top, axis)
     scale = 1 / total if weights is None else jnp.expand_dims(weights, axis) / total
     return terms * scale, log_prob
+
+
+def filled_up(leaf: Float[Array, "m ..."], slots: int) -> Float[Array, "slots ..."]:
+    """With zeros, to so many along the first axis."""
+    return jnp.pad(leaf, [(0, slots - leaf.shape[0])] + [(0, 0)] * (leaf.ndim - 1))
 
 
 def times(weights: Array | None, present: Array | None) -> Array | None:
@@ -114,17 +128,17 @@ def expect(
     gmm: "GaussianMixture",
     x: Float[Array, "n d"],
     weights: Float[Array, " n"] | None,
-    frame: Frame,
+    survey: Survey,
     route: Route,
 ) -> Moments:
     """The moments of x under the model.
 
     **Arguments:**
 
-    - `frame`: where the data look round.
+    - `survey`: of x.
     - `route`: the way to take for each chunk of rows, see `_accuracy`.
     """
-    plan = Plan.of(gmm, x, products=2)
+    frame, plan = survey.frame, survey.plan
     constant = log_constant(gmm)
     seen = frame.model(gmm)
     structure = seen.structure
@@ -172,44 +186,45 @@ def expect(
         route.any_packed, coefficients_of, lambda: zeros_like_of(coefficients_of)
     )
 
-    def packed(x: Array, weights: Array | None) -> PyTree:
-        features = structure.packed_features(coefficients, frame.apply(x))
+    def packed(x: Array, weights: Array | None, i: Array) -> PyTree:
+        if survey.features is None:
+            features = structure.packed_features(frame.apply(x))
+        else:
+            features = survey.features[i]
         log_joint = structure.packed_log_density(coefficients, features)
 
-        def narrow() -> PyTree:
-            columns = narrow_log_joint(gmm, constant, x, route).T
-            corrected = log_joint.at[:, route.slotted].set(columns, mode="drop")
+        def narrow(at: Array) -> PyTree:
+            corrected, own, y = narrow_log_joint(gmm, constant, x, log_joint, at)
             z, log_prob = _responsibilities(corrected, weights, axis=1)
-
-            def moments(k: Array, own: AbstractCovariance, y: Array) -> PyTree:
-                first = einsum("n,nd->d", z[:, k], x - frame.centre)
-                return first, own.scatter(y, z[:, k][None])[0]
-
-            return z, log_prob, for_narrow(moments, gmm, x, route)
+            of_own = jnp.take(z, at, axis=1, mode="clip").T
+            first = einsum("kn,nd->kd", of_own, x - frame.centre)
+            moments = first, own.scatter(y, of_own)
+            return z, log_prob, jax.tree.map(lambda leaf: filled_up(leaf, plan.slots), moments)
 
         def usual() -> PyTree:
             z, log_prob = _responsibilities(log_joint, weights, axis=1)
-            return z, log_prob, jax.tree.map(jnp.zeros_like, jax.eval_shape(narrow)[2])
+            own = zeros_like_of(narrow, route.slotted)[2] if plan.slots else None
+            return z, log_prob, own
 
-        if plan.slots:
-            found = jax.lax.cond(route.any_narrow, narrow, usual)
-        else:
-            found = (*_responsibilities(log_joint, weights, axis=1), None)
-        responsibilities, log_prob, own = found
+        responsibilities, log_prob, own = route.by_narrow(usual, narrow)
         sums = structure.packed_sums(features, responsibilities)
         return sums, own, _total(log_prob, weights)
 
     ways_to = [
-        lambda x, weights: (zeros_like_of(packed, x, weights), whitened(x, weights)),
-        lambda x, weights: (zeros_like_of(packed, x, weights), centred(x, weights)),
-        lambda x, weights: (packed(x, weights), zeros_like_of(whitened, x, weights)),
+        lambda x, weights, i: (zeros_like_of(packed, x, weights, i), whitened(x, weights)),
+        lambda x, weights, i: (zeros_like_of(packed, x, weights, i), centred(x, weights)),
+        lambda x, weights, i: (packed(x, weights, i), zeros_like_of(whitened, x, weights)),
     ]
 
-    def chunk(block: tuple[Array, Array | None], present: Array | None, way: Array) -> PyTree:
-        weights = times(block[1], present)
-        return jax.lax.switch(everywhere(way), ways_to[: plan.fastest + 1], block[0], weights)
+    def chunk(
+        block: tuple[Array, Array | None], present: Array | None, at: tuple[Array, Array]
+    ) -> PyTree:
+        (x, weights), (way, i) = block, at
+        weights = times(weights, present)
+        return jax.lax.switch(everywhere(way), ways_to[: plan.fastest + 1], x, weights, i)
 
-    (sums, own, totals), moments = fold(chunk, (x, weights), route.ways, plan.rows)
+    at = route.ways, jnp.arange(route.ways.size)
+    (sums, own, totals), moments = fold(chunk, (x, weights), at, plan.rows)
     if plan.fastest < PACKED:
         return moments
     weight, first, second = structure.packed_moments(sums, seen.means)

@@ -228,15 +228,19 @@ class AbstractCovariance(eqx.Module):
         """What turns features into log-densities; `constant` is added to each component's."""
 
     @abc.abstractmethod
-    def packed_features(self, coefficients: PyTree, x: Float[Array, "n d"]) -> PyTree:
-        """The features φ(x)."""
+    def packed_features(self, x: Float[Array, "n d"]) -> Float[Array, "n p"]:
+        """The features φ(x): of the data alone, so that a fit may make them once."""
 
     @abc.abstractmethod
-    def packed_log_density(self, coefficients: PyTree, features: PyTree) -> Float[Array, "n k"]:
+    def packed_log_density(
+        self, coefficients: PyTree, features: Float[Array, "n p"]
+    ) -> Float[Array, "n k"]:
         """φ(x)Θᵀ."""
 
     @abc.abstractmethod
-    def packed_sums(self, features: PyTree, responsibilities: Float[Array, "n k"]) -> PyTree:
+    def packed_sums(
+        self, features: Float[Array, "n p"], responsibilities: Float[Array, "n k"]
+    ) -> PyTree:
         """zᵀφ, additive over rows."""
 
     @abc.abstractmethod

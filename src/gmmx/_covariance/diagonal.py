@@ -119,9 +119,7 @@ class DiagonalCovariance(AbstractCovariance):
         constant = constant - jnp.sum(linear * means, axis=-1) / 2
         return jnp.concatenate([-self.precisions / 2, linear, constant[:, None]], axis=1)
 
-    def packed_features(
-        self, coefficients: Float[Array, "k p"], x: Float[Array, "n d"]
-    ) -> Float[Array, "n p"]:
+    def packed_features(self, x: Float[Array, "n d"]) -> Float[Array, "n p"]:
         return jnp.concatenate([x**2, x, jnp.ones_like(x[:, :1])], axis=1)
 
     def packed_log_density(

@@ -145,9 +145,7 @@ class FullCovariance(AbstractCovariance):
         constant = constant - jnp.sum(linear * means, axis=-1) / 2
         return jnp.concatenate([-packing.pack(precisions) / 2, linear, constant[:, None]], axis=1)
 
-    def packed_features(
-        self, coefficients: Float[Array, "k p"], x: Float[Array, "n d"]
-    ) -> Float[Array, "n p"]:
+    def packed_features(self, x: Float[Array, "n d"]) -> Float[Array, "n p"]:
         return jnp.concatenate([packing.products(x), x, jnp.ones_like(x[:, :1])], axis=1)
 
     def packed_log_density(

@@ -118,9 +118,7 @@ class SphericalCovariance(AbstractCovariance):
         constant = constant - jnp.sum(linear * means, axis=-1) / 2
         return jnp.concatenate([-self.precisions[:, None] / 2, linear, constant[:, None]], axis=1)
 
-    def packed_features(
-        self, coefficients: Float[Array, "k p"], x: Float[Array, "n d"]
-    ) -> Float[Array, "n p"]:
+    def packed_features(self, x: Float[Array, "n d"]) -> Float[Array, "n p"]:
         square = jnp.sum(x**2, axis=1, keepdims=True)
         return jnp.concatenate([square, x, jnp.ones_like(square)], axis=1)
 

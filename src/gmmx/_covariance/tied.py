@@ -20,7 +20,6 @@ from .._linalg import (
 from .base import AbstractCovariance
 
 _Coefficients = tuple[Float[Array, "k p"], Float[Array, "d d"]]
-_Features = tuple[Float[Array, "n p"], Float[Array, "n d"]]
 
 
 class TiedCovariance(AbstractCovariance):
@@ -125,23 +124,23 @@ class TiedCovariance(AbstractCovariance):
         constant = constant - jnp.sum(linear * means, axis=-1) / 2
         return jnp.concatenate([linear, constant[:, None]], axis=1), self._factor
 
-    def packed_features(self, coefficients: _Coefficients, x: Float[Array, "n d"]) -> _Features:
-        y = einsum("nd,ed->ne", x, coefficients[1])
-        return jnp.concatenate([x, jnp.ones_like(x[:, :1])], axis=1), y
+    def packed_features(self, x: Float[Array, "n d"]) -> Float[Array, "n p"]:
+        return jnp.concatenate([x, jnp.ones_like(x[:, :1])], axis=1)
 
     def packed_log_density(
-        self, coefficients: _Coefficients, features: _Features
+        self, coefficients: _Coefficients, features: Float[Array, "n p"]
     ) -> Float[Array, "n k"]:
-        linear, y = features
+        linear, factor = coefficients
+        y = einsum("nd,ed->ne", features[:, :-1], factor)
         common = jnp.sum(y**2, axis=-1, keepdims=True) / 2
-        return einsum("np,kp->nk", linear, coefficients[0]) - common
+        return einsum("np,kp->nk", features, linear) - common
 
     def packed_sums(
-        self, features: _Features, responsibilities: Float[Array, "n k"]
+        self, features: Float[Array, "n p"], responsibilities: Float[Array, "n k"]
     ) -> tuple[Float[Array, "k p"], Float[Array, "d d"]]:
-        linear, y = features
-        weighted = jnp.sum(responsibilities, axis=-1, keepdims=True) * y
-        return einsum("nk,np->kp", responsibilities, linear), einsum("nd,ne->de", weighted, y)
+        x = features[:, :-1]
+        weighted = jnp.sum(responsibilities, axis=-1, keepdims=True) * x
+        return einsum("nk,np->kp", responsibilities, features), einsum("nd,ne->de", weighted, x)
 
     def packed_moments(
         self, sums: tuple[Float[Array, "k p"], Float[Array, "d d"]], means: Float[Array, "k d"]
@@ -150,7 +149,8 @@ class TiedCovariance(AbstractCovariance):
         whitened, centres = einsum("ij,akj->aki", self._factor, jnp.stack([raw, means]))
         cross = einsum("kd,ke->de", whitened, centres)
         square = einsum("kd,ke->de", weight[:, None] * centres, centres)
-        return weight, raw - weight[:, None] * means, sums[1] - cross - cross.mT + square
+        second = einsum("ij,jl,ml->im", self._factor, sums[1], self._factor)
+        return weight, raw - weight[:, None] * means, second - cross - cross.mT + square
 
     def cancellation(
         self, reaches: Float[Array, "c d"], means: Float[Array, "k d"]

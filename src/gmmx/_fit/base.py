@@ -50,16 +50,25 @@ class FitState(eqx.Module):
 class AbstractFitter(eqx.Module):
     """A way to fit a mixture. Fitters hold configuration only and are interchangeable.
 
-    A subclass gives `init`, `step` and `finish`, each a pure function, and `without_limit`; and
-    `attach`, if its fits can be differentiated.
+    A subclass gives `init`, `step` and `finish`, each a pure function, and `without_limit`;
+    `prepare`, if its steps want more of the data than the data; and `attach`, if its fits can be
+    differentiated.
     """
 
     max_iter: eqx.AbstractVar[int]
 
+    def prepare(self, x: Float[Array, "n d"], gmm: GaussianMixture) -> PyTree:
+        """What `init`, `step` and `finish` get as data: x, if a fitter does not say otherwise.
+
+        Made once a fit, for mixtures of the shape of `gmm`. It is no part of the state: a
+        checkpoint does not hold it.
+        """
+        return x
+
     @abc.abstractmethod
     def init(
         self,
-        x: Float[Array, "n d"],
+        data: PyTree,
         gmm: GaussianMixture,
         weights: Float[Array, " n"] | None,
         key: PRNGKeyArray,
@@ -67,16 +76,14 @@ class AbstractFitter(eqx.Module):
         """The state before the first step."""
 
     @abc.abstractmethod
-    def step(
-        self, state: FitState, x: Float[Array, "n d"], weights: Float[Array, " n"] | None
-    ) -> FitState:
+    def step(self, state: FitState, data: PyTree, weights: Float[Array, " n"] | None) -> FitState:
         """One step; what ends the fit is written into the state's status."""
 
     @abc.abstractmethod
     def finish(
         self,
         state: FitState,
-        x: Float[Array, "n d"],
+        data: PyTree,
         weights: Float[Array, " n"] | None,
     ) -> FitResult:
         """The result, from the last state; its `history` is left empty."""
@@ -138,7 +145,7 @@ class AbstractFitter(eqx.Module):
         """
         x = _checks.check_data(x, gmm.n_components, gmm.n_features)
         dtype = _checks.promote(x.dtype, gmm.dtype)
-        x, gmm = x.astype(dtype), jax.tree.map(lambda leaf: leaf.astype(dtype), gmm)
+        x, gmm = _checks.in_dtype((x, gmm), dtype)
         weights = _checks.check_weights(weights, x.shape[0], dtype)
         key = jax.random.key(0) if key is None else key
         if not _checks.is_concrete(x, gmm, weights, key, self):
@@ -154,7 +161,7 @@ class AbstractFitter(eqx.Module):
 def _advance(
     fitter: AbstractFitter,
     state: FitState,
-    x: Array,
+    data: PyTree,
     weights: Array | None,
     limit: Int[Array, ""] | int,
     history: Float[Array, "steps *starts"],
@@ -167,7 +174,7 @@ def _advance(
 
     def step(carry: tuple[FitState, Array]) -> tuple[FitState, Array]:
         state, history = carry
-        state = fitter.step(state, x, weights)
+        state = fitter.step(state, data, weights)
         index = state.n_iter - start - 1
         # A step that was taken back has not moved the counter; it writes nothing.
         index = jnp.where(index < 0, history.shape[0], index)
@@ -195,6 +202,7 @@ def solve(
     def steps(arguments: PyTree) -> FitResult:
         settings, data, start, counts, key = arguments
         solver = eqx.combine(settings, fixed)
+        data = solver.prepare(data, start)
         state = solver.init(data, start, counts, key)
         history = _empty_history(state, solver.max_iter)
         state, history = _advance(solver, state, data, counts, solver.max_iter, history)
@@ -213,18 +221,19 @@ def _with_history(result: FitResult, history: Float[Array, "steps *starts"]) -> 
 
 
 @eqx.filter_jit
-def _begin(fitter, x, gmm, weights, key) -> FitState:
-    return fitter.init(x, gmm, weights, key)
+def _begin(fitter, x, gmm, weights, key) -> tuple[PyTree, FitState]:
+    data = fitter.prepare(x, gmm)
+    return data, fitter.init(data, gmm, weights, key)
 
 
 @eqx.filter_jit
-def _block(fitter, state, x, weights, limit) -> tuple[FitState, Array]:
-    return _advance(fitter, state, x, weights, limit, _empty_history(state, _BLOCK_STEPS))
+def _block(fitter, state, data, weights, limit) -> tuple[FitState, Array]:
+    return _advance(fitter, state, data, weights, limit, _empty_history(state, _BLOCK_STEPS))
 
 
 @eqx.filter_jit
-def _end(fitter, state, x, weights) -> FitResult:
-    return fitter.finish(state, x, weights)
+def _end(fitter, state, data, weights) -> FitResult:
+    return fitter.finish(state, data, weights)
 
 
 def _observe(
@@ -241,8 +250,9 @@ def _observe(
     limit, fitter = fitter.max_iter, fitter.without_limit()
     journal = Journal(checkpoint, fitter, x, gmm, weights, key)
     resumed = journal.resume()
+    data, state = _begin(fitter, x, gmm, weights, key)
     if resumed is None:
-        state, blocks = _begin(fitter, x, gmm, weights, key), []
+        blocks = []
         journal.begin(state)
     else:
         state, blocks = resumed
@@ -258,7 +268,7 @@ def _observe(
             while n_iter < limit and bool(state.status == Status.running):
                 began = time.perf_counter()
                 block_end = np.int32(min(limit, n_iter + steps))
-                advanced, values = _block(fitter, state, x, weights, block_end)
+                advanced, values = _block(fitter, state, data, weights, block_end)
                 done = int(advanced.n_iter) - n_iter
                 # At once, so that Ctrl-C finds a state and the trace of that state.
                 state, n_iter, blocks = (
@@ -276,7 +286,7 @@ def _observe(
             interrupted = True
         finally:
             journal.end(state, blocks)
-    result = _end(fitter, state, x, weights)
+    result = _end(fitter, state, data, weights)
     history = np.concatenate([np.zeros((0, *np.shape(state.log_likelihood)), x.dtype), *blocks])
     # In NumPy: as a JAX array each length would be a program of its own.
     of_start = history.reshape(n_iter, -1)[: int(result.n_iter), int(result.start)]

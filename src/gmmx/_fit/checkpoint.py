@@ -90,7 +90,10 @@ class Journal:
         arrays, metadata = read_tensors(path, _FORMAT, _VERSION)
         _check_same(path, from_json(path, metadata, "identity"), self._identity)
         fitter, x, gmm, weights, key = self._arguments
-        like = eqx.filter_eval_shape(fitter.init, x, gmm, weights, key)
+        like = eqx.filter_eval_shape(
+            lambda x, gmm, weights, key: fitter.init(fitter.prepare(x, gmm), gmm, weights, key),
+            x, gmm, weights, key,
+        )  # fmt: skip
         history = arrays.pop("history", None)
         leaves, treedef = jax.tree_util.tree_flatten_with_path(like)
         wanted = {_name(at): leaf for at, leaf in leaves if _is_stored(leaf)}

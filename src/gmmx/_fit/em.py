@@ -23,11 +23,15 @@ class _Memory(eqx.Module):
     """The model before the last step: of finite likelihood"""
     gain: Float[Array, ""]
     """The least gain of likelihood that the last M-step promised; zero without `reg_covar`"""
-    survey: Survey
     route: Route
     absent: Bool[Array, " k"]
     """The components that stood at weight zero before the first step: they have lost nothing"""
     empty: Bool[Array, ""]
+
+
+class _Data(eqx.Module):
+    x: Float[Array, "n d"]
+    survey: Survey
 
 
 class EMFitter(AbstractFitter):
@@ -57,38 +61,39 @@ class EMFitter(AbstractFitter):
     def without_limit(self) -> Self:
         return dataclasses.replace(self, max_iter=1)
 
+    def prepare(self, x: Float[Array, "n d"], gmm: GaussianMixture) -> _Data:
+        return _Data(x, Survey.of(gmm, x, keep=True))
+
     def init(
         self,
-        x: Float[Array, "n d"],
+        data: _Data,
         gmm: GaussianMixture,
         weights: Float[Array, " n"] | None,
         key: PRNGKeyArray,
     ) -> FitState:
-        survey = Survey.of(gmm, x)
-        zero = jnp.zeros((), x.dtype)
-        route = survey.route(gmm)
+        dtype = data.x.dtype
+        zero, route = jnp.zeros((), dtype), data.survey.route(gmm)
         return FitState(
             gmm=gmm,
             n_iter=jnp.zeros((), jnp.int32),
-            log_likelihood=jnp.full((), -jnp.inf, x.dtype),
-            log_likelihood_diff=jnp.full((), jnp.inf, x.dtype),
+            log_likelihood=jnp.full((), -jnp.inf, dtype),
+            log_likelihood_diff=jnp.full((), jnp.inf, dtype),
             status=Status.running,
-            inner=_Memory(gmm, zero, survey, route, gmm.logits == -jnp.inf, jnp.asarray(False)),
+            inner=_Memory(gmm, zero, route, gmm.logits == -jnp.inf, jnp.asarray(False)),
         )
 
-    def step(
-        self, state: FitState, x: Float[Array, "n d"], weights: Float[Array, " n"] | None
-    ) -> FitState:
+    def step(self, state: FitState, data: _Data, weights: Float[Array, " n"] | None) -> FitState:
         memory, gmm = state.inner, state.gmm
+        x, survey = data.x, data.survey
         tol = jnp.asarray(self.tol, x.dtype)
         reg_covar = jnp.asarray(self.reg_covar, x.dtype)
-        moments = expect(gmm, x, weights, memory.survey.frame, memory.route)
+        moments = expect(gmm, x, weights, survey, memory.route)
         log_likelihood = moments.log_likelihood / moments.count
         updated = maximise(gmm, moments, reg_covar, self.frozen)
 
         # The moments have to be accurate for the model that came out as well: one that has
         # narrowed beyond that is taken back, and the step made again in a slower way.
-        wanted = memory.survey.route(updated)
+        wanted = survey.route(updated)
         taken_back = ~memory.route.suffices(wanted)
         again = dataclasses.replace(
             state, inner=dataclasses.replace(memory, route=memory.route.both(wanted))
@@ -119,7 +124,6 @@ class EMFitter(AbstractFitter):
             inner=_Memory(
                 previous=where(non_finite, memory.previous, gmm),
                 gain=reg_covar / 2 * jnp.sum(share * narrowing),
-                survey=memory.survey,
                 route=wanted,
                 absent=memory.absent,
                 empty=jnp.any(is_empty(moments) & ~memory.absent),
@@ -130,10 +134,10 @@ class EMFitter(AbstractFitter):
     def finish(
         self,
         state: FitState,
-        x: Float[Array, "n d"],
+        data: _Data,
         weights: Float[Array, " n"] | None,
     ) -> FitResult:
-        memory = state.inner
+        memory, x = state.inner, data.x
         log_likelihood = mean_log_prob(state.gmm, x, weights)
         lost = ~jnp.isfinite(log_likelihood) & (state.status != Status.non_finite)
         state = dataclasses.replace(

@@ -140,12 +140,12 @@ class GradientFitter(AbstractFitter):
 
     def init(
         self,
-        x: Float[Array, "n d"],
+        data: Float[Array, "n d"],
         gmm: GaussianMixture,
         weights: Float[Array, " n"] | None,
         key: PRNGKeyArray,
     ) -> FitState:
-        units = Standardisation.of(gmm, x)
+        x, units = data, Standardisation.of(gmm, data)
         absent = gmm.logits == -jnp.inf
         # The optimiser sees a number there: weight decay would make NaN of −∞.
         logits = jnp.where(absent, 0, gmm.logits)
@@ -180,9 +180,9 @@ class GradientFitter(AbstractFitter):
         )
 
     def step(
-        self, state: FitState, x: Float[Array, "n d"], weights: Float[Array, " n"] | None
+        self, state: FitState, data: Float[Array, "n d"], weights: Float[Array, " n"] | None
     ) -> FitState:
-        memory = state.inner
+        x, memory = data, state.inner
         z = memory.units.apply(x)
         train = jnp.ones(x.shape[0], x.dtype) if weights is None else weights
         watch = train
@@ -256,11 +256,11 @@ class GradientFitter(AbstractFitter):
     def finish(
         self,
         state: FitState,
-        x: Float[Array, "n d"],
+        data: Float[Array, "n d"],
         weights: Float[Array, " n"] | None,
     ) -> FitResult:
-        log_likelihood = mean_log_prob(state.gmm, x, weights)
-        return conclude(state, log_likelihood, packed_share(state.gmm, x))
+        log_likelihood = mean_log_prob(state.gmm, data, weights)
+        return conclude(state, log_likelihood, packed_share(state.gmm, data))
 
 
 def _descend(optimiser, loss, free, state, z, train, size):

@@ -107,7 +107,7 @@ def _fixed_point_jvp(frozen, primals, tangents):
     # Units in which all features count alike, and the frame of the E-step: no value depends on
     # either.
     seen, data = constant((gmm, inputs.x))
-    units, survey = Standardisation.of(seen, data), Survey.of(seen, data)
+    units, survey = Standardisation.of(seen, data), Survey.of(seen, data, keep=False)
     route = survey.route(seen)
 
     def model(free: PyTree, inputs: Inputs) -> GaussianMixture:
@@ -116,7 +116,7 @@ def _fixed_point_jvp(frozen, primals, tangents):
 
     def residual(free: PyTree, inputs: Inputs) -> PyTree:
         before = model(free, inputs)
-        moments = expect(before, inputs.x, inputs.weights, survey.frame, route)
+        moments = expect(before, inputs.x, inputs.weights, survey, route)
         after = units.into(maximise(before, moments, inputs.reg_covar, frozen))
         return jax.tree.map(jnp.subtract, split(after, frozen)[0], free)
 

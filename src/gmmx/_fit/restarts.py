@@ -6,13 +6,19 @@ from typing import Self
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from .._init import initialize
 from .._mixture import GaussianMixture
 from .base import AbstractFitter, FitState
 from .options import positive
 from .result import FitResult, Status, where
+
+
+class _Data(eqx.Module):
+    x: Float[Array, "n d"]
+    inner: PyTree
+    """What the inner fitter made of x"""
 
 
 class Restarts(AbstractFitter):
@@ -40,9 +46,12 @@ class Restarts(AbstractFitter):
     def without_limit(self) -> Self:
         return dataclasses.replace(self, fitter=self.fitter.without_limit())
 
+    def prepare(self, x: Float[Array, "n d"], gmm: GaussianMixture) -> _Data:
+        return _Data(x, self.fitter.prepare(x, gmm))
+
     def init(
         self,
-        x: Float[Array, "n d"],
+        data: _Data,
         gmm: GaussianMixture,
         weights: Float[Array, " n"] | None,
         key: PRNGKeyArray,
@@ -51,7 +60,7 @@ class Restarts(AbstractFitter):
 
         def start(key: PRNGKeyArray) -> GaussianMixture:
             return initialize(
-                x, gmm.n_components, gmm.covariance_type, method=self.method, key=key,
+                data.x, gmm.n_components, gmm.covariance_type, method=self.method, key=key,
                 weights=weights,
             )  # fmt: skip
 
@@ -60,7 +69,7 @@ class Restarts(AbstractFitter):
             drawn = jax.vmap(start)(jax.random.split(jax.random.fold_in(key, 1), self.n_init - 1))
             starts = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), starts, drawn)
         members = jax.vmap(self.fitter.init, in_axes=(None, 0, None, 0))(
-            x, starts, weights, fit_keys
+            data.inner, starts, weights, fit_keys
         )
         return self._gather(members)
 
@@ -79,19 +88,17 @@ class Restarts(AbstractFitter):
             inner=members,
         )
 
-    def step(
-        self, state: FitState, x: Float[Array, "n d"], weights: Float[Array, " n"] | None
-    ) -> FitState:
+    def step(self, state: FitState, data: _Data, weights: Float[Array, " n"] | None) -> FitState:
         def advance(member: FitState) -> FitState:
-            moved = self.fitter.step(member, x, weights)
+            moved = self.fitter.step(member, data.inner, weights)
             return where(member.status == Status.running, moved, member)
 
         return self._gather(jax.vmap(advance)(state.inner))
 
-    def finish(
-        self, state: FitState, x: Float[Array, "n d"], weights: Float[Array, " n"] | None
-    ) -> FitResult:
-        results = jax.vmap(self.fitter.finish, in_axes=(0, None, None))(state.inner, x, weights)
+    def finish(self, state: FitState, data: _Data, weights: Float[Array, " n"] | None) -> FitResult:
+        results = jax.vmap(self.fitter.finish, in_axes=(0, None, None))(
+            state.inner, data.inner, weights
+        )
         best = jnp.argmax(_rankable(results.log_likelihood))
         result = jax.tree.map(lambda leaf: leaf[best], results)
         # Starts that have starts of their own are counted through.
