@@ -1,6 +1,7 @@
 """gmmx itself."""
 
 import contextlib
+import dataclasses
 import os
 import warnings
 from unittest import mock
@@ -13,8 +14,8 @@ from protocol import serve, versions
 
 import gmmx
 from gmmx import _accuracy
+from gmmx._accuracy import PACKED, Plan, Route
 from gmmx._density import packed_share
-from gmmx._moments import Survey
 
 warnings.simplefilter("ignore", gmmx.FitWarning)  # the number of iterations is given
 
@@ -114,30 +115,47 @@ def matmul(arrays, options):
 
 
 def step(arrays, options):
-    """One EM step as it is, or with the accuracy gate taken out: packed moments, unasked."""
-    x, em = jnp.asarray(arrays["x"]), fitter(options)
-    state = jax.jit(em.init)(x, model(arrays, options), None, jax.random.key(0))
-    advance = jax.jit(lambda state, x: em.step(state, x, None))
+    """One EM step as it is, or with the accuracy gate taken out."""
+    em = fitter(options)
+
+    def begin(x, gmm):
+        data = em.prepare(x, gmm)
+        return data, em.init(data, gmm, None, jax.random.key(0))
+
     with without_gate() if options["gateless"] else contextlib.nullcontext():
-        compiled = advance.lower(state, x).compile()
+        data, state = jax.jit(begin)(jnp.asarray(arrays["x"]), model(arrays, options))
+        advance = jax.jit(lambda state, data: em.step(state, data, None))
+        compiled = advance.lower(state, data).compile()
 
     def outcome(state):
-        return {}, {"packed": float(jnp.mean(state.inner.packed.astype(x.dtype)))}
+        return {}, {"packed": float(np.mean(np.asarray(state.inner.route.ways) == PACKED))}
 
-    return lambda: jax.block_until_ready(compiled(state, x)), outcome
+    return lambda: jax.block_until_ready(compiled(state, data)), outcome
 
 
 @contextlib.contextmanager
 def without_gate():
-    def unasked(survey, gmm):
-        return jnp.ones(survey.reaches.shape[0], bool)
+    """All rows packed and no component narrow, unasked."""
+    made = Plan.of
 
-    def branch(condition, true, false, *operands):
+    def plan(gmm, x, products):
+        return dataclasses.replace(made(gmm, x, products), slots=0)
+
+    def route(seen, reaches, plan):
+        ways = jnp.full(reaches.shape[0], PACKED, jnp.int32)
+        return Route(ways, jnp.zeros(seen.n_components, bool), plan.slots)
+
+    def switch(index, branches, *operands):
+        return branches[-1](*operands)
+
+    def cond(condition, true, false, *operands):
         return true(*operands)
 
     with (
-        mock.patch.object(Survey, "packed_is_accurate", unasked),
-        mock.patch.object(jax.lax, "cond", branch),
+        mock.patch.object(Plan, "of", plan),
+        mock.patch.object(Route, "of", route),
+        mock.patch.object(jax.lax, "switch", switch),
+        mock.patch.object(jax.lax, "cond", cond),
     ):
         yield
 
