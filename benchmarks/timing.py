@@ -4,9 +4,6 @@ import math
 import statistics
 import time
 
-# OpenBLAS's threads spin for some 26 ms after a call; whoever comes next waits that out.
-PAUSE = 0.06
-
 
 def interleave(calls, *, repeats, budget, least=2):
     """Seconds of each call in turn, round by round: {name: [seconds, …]}.
@@ -17,7 +14,6 @@ def interleave(calls, *, repeats, budget, least=2):
     start = time.perf_counter()
     for done in range(1, repeats + 1):
         for name, call in calls.items():
-            time.sleep(PAUSE)
             times[name].append(call())
         if done >= least and (time.perf_counter() - start) * (done + 1) / done > budget:
             break
