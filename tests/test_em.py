@@ -11,6 +11,7 @@ from hypothesis import given, settings, strategies
 import gmmx
 from gmmx import EMFitter, Status
 from gmmx._accuracy import PACKED
+from gmmx._fit.base import _begin
 from gmmx._moments import Survey, expect
 
 K, D, N = 3, 2, 60
@@ -136,6 +137,14 @@ def test_features_that_are_kept_change_nothing(structure, weighted):
     assert ways.size > 1 and np.all(ways == PACKED)
     for a, b in zip(jax.tree.leaves(kept), jax.tree.leaves(made), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12 * np.abs(b).max())
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_the_data_are_not_copied(blobs, nested):
+    x, gmm = jnp.asarray(blobs), gmmx.initialize(blobs, 3)
+    fitter = gmmx.Restarts(EMFitter(), n_init=2) if nested else EMFitter()
+    data, _ = _begin(fitter, x, gmm, None, jax.random.key(0))
+    assert data.x is x and (not nested or data.inner.x is x)
 
 
 def test_too_few_steps_warn(blobs):

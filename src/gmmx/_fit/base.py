@@ -220,10 +220,20 @@ def _with_history(result: FitResult, history: Float[Array, "steps *starts"]) -> 
     return eqx.tree_at(lambda r: r.history, result, jnp.asarray(of_starts[:, result.start]))
 
 
-@eqx.filter_jit
+class _Rows:
+    """Stands for x in what a program returns, where x itself would be a copy of all the data."""
+
+
 def _begin(fitter, x, gmm, weights, key) -> tuple[PyTree, FitState]:
+    data, state = _prepared(fitter, x, gmm, weights, key)
+    return jax.tree.map(lambda leaf: x if isinstance(leaf, _Rows) else leaf, data), state
+
+
+@eqx.filter_jit
+def _prepared(fitter, x, gmm, weights, key) -> tuple[PyTree, FitState]:
     data = fitter.prepare(x, gmm)
-    return data, fitter.init(data, gmm, weights, key)
+    state = fitter.init(data, gmm, weights, key)
+    return jax.tree.map(lambda leaf: _Rows() if leaf is x else leaf, data), state
 
 
 @eqx.filter_jit
