@@ -73,7 +73,7 @@ class Plan(eqx.Module):
     slots: int = eqx.field(static=True)
     """How many components may be whitened where the others are packed"""
     keeps_features: bool = eqx.field(static=True)
-    """Whether the features of all rows, if they are packed, fit into memory"""
+    """Whether rows are packed, and the features of all of them fit into memory"""
 
     @classmethod
     def of(cls, gmm: "GaussianMixture", x: Float[Array, "n d"], products: int) -> Self:
@@ -103,7 +103,7 @@ class Plan(eqx.Module):
         packed_rows = rows_per_chunk(n, width // 3 + k if keeps else width + k, itemsize)
         rows = (whitened_rows, centred_rows, packed_rows)[fastest]
         slots = k // 8 if fastest == PACKED and gmm.structure.separable else 0
-        return cls(rows, whitened_rows, centred_rows, fastest, slots, keeps)
+        return cls(rows, whitened_rows, centred_rows, fastest, slots, keeps and fastest == PACKED)
 
 
 def reach(z: Float[Array, "r d"]) -> Float[Array, " d"]:

@@ -64,7 +64,7 @@ class Survey(eqx.Module):
         frame = Frame.of_data(gmm, x, turned=plan.fastest == PACKED)
         if plan.fastest == WHITENED:
             return cls(frame, jnp.full((count, d), jnp.inf, x.dtype), None, plan)
-        keep = keep and plan.fastest == PACKED and plan.keeps_features
+        keep = keep and plan.keeps_features
 
         def chunk(i: Array) -> tuple[Array, Array | None]:
             start = jnp.minimum(i * plan.rows, n - plan.rows)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def noise_score(gmm: "GaussianMixture", x: Any, sigma: Any) -> Float[Array, "*batch d"]:
     """∇ log (p * N(0, σ²I)), see `GaussianMixture.noise_score`."""
     x = _checks.check_points(x, gmm.n_features, gmm.dtype)
-    gmm = jax.tree.map(lambda leaf: leaf.astype(x.dtype), gmm)
+    gmm = _checks.in_dtype(gmm, x.dtype)
     batch = x.shape[:-1]
     sigma = _check_sigma(sigma, batch).astype(x.dtype)
     if sigma.ndim > 0:

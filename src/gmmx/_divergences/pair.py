@@ -1,6 +1,5 @@
 """What all comparisons of two mixtures begin with."""
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -18,8 +17,7 @@ def matched(p: GaussianMixture, q: GaussianMixture) -> tuple[GaussianMixture, Ga
             f"p has {p.n_features} features and q has {q.n_features}; two mixtures of the same "
             "features were wanted. Take the marginal of one of them first?"
         )
-    dtype = _checks.promote(p.dtype, q.dtype)
-    p, q = (jax.tree.map(lambda leaf: leaf.astype(dtype), g) for g in (p, q))
+    p, q = _checks.same_dtype(p, q)
     return p, q
 
 
