@@ -72,8 +72,8 @@ class Plan(eqx.Module):
     """The fastest of the ways that is worth its preparation"""
     slots: int = eqx.field(static=True)
     """How many components may be whitened where the others are packed"""
-    keeps_features: bool = eqx.field(static=True)
-    """Whether rows are packed, and the features of all of them fit into memory"""
+    keeps: bool = eqx.field(static=True)
+    """Whether the rows in their frame, and the features of those packed, fit into memory"""
 
     @classmethod
     def of(cls, gmm: "GaussianMixture", x: Float[Array, "n d"], products: int) -> Self:
@@ -98,12 +98,13 @@ class Plan(eqx.Module):
         # Moments need all of y at once, distances half of it and some of the other half.
         columns = k * d if products == 2 else -(-5 * k * d // 8)
         centred_rows = rows_per_chunk(n, columns, itemsize)
-        keeps = products == 2 and worth_keeping(n, width, itemsize)
+        kept = {WHITENED: 0, CENTRED: d, PACKED: width + d}[fastest]
+        keeps = products == 2 and worth_keeping(n, kept, itemsize)
         # Kept features are only copied into the cache, where larger chunks are faster.
         packed_rows = rows_per_chunk(n, width // 3 + k if keeps else width + k, itemsize)
         rows = (whitened_rows, centred_rows, packed_rows)[fastest]
         slots = k // 8 if fastest == PACKED and gmm.structure.separable else 0
-        return cls(rows, whitened_rows, centred_rows, fastest, slots, keeps and fastest == PACKED)
+        return cls(rows, whitened_rows, centred_rows, fastest, slots, keeps)
 
 
 def reach(z: Float[Array, "r d"]) -> Float[Array, " d"]:
@@ -123,6 +124,11 @@ class Route(eqx.Module):
     narrow: Bool[Array, " k"]
     slots: int = eqx.field(static=True)
     """The most components that may be narrow: more are cheaper whitened together with the rest"""
+
+    @classmethod
+    def whitened(cls, chunks: int, components: int) -> Self:
+        """The route that is always accurate."""
+        return cls(jnp.full(chunks, WHITENED, jnp.int32), jnp.zeros(components, bool), 0)
 
     @classmethod
     def of(cls, seen: "GaussianMixture", reaches: Float[Array, "c d"], plan: Plan) -> Self:

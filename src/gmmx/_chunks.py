@@ -38,6 +38,14 @@ def worth_keeping(n: int, columns: int, itemsize: int) -> bool:
     return n * columns * itemsize <= _KEPT_BYTES
 
 
+def chunk_of(a: Float[Array, "n ..."], i: Array, rows: int) -> Float[Array, "r ..."]:
+    """The i-th chunk of rows. The last one reaches back over rows of the one before it.
+
+    So the data are never copied to be padded.
+    """
+    return jax.lax.dynamic_slice_in_dim(a, jnp.minimum(i * rows, a.shape[0] - rows), rows)
+
+
 def fold(
     fn: Callable[[PyTree, Float[Array, " r"] | None, PyTree], PyTree],
     arrays: PyTree[Float[Array, "n ..."]],
@@ -46,9 +54,8 @@ def fold(
 ) -> PyTree:
     """Σ over chunks of `fn(arrays of the chunk, present, per_chunk[i])`.
 
-    The last chunk reaches back over rows that were seen already, so that the data are never
-    copied to be padded; `present` is zero there and one elsewhere, and None where all rows are
-    new in every chunk.
+    `present` is zero where `chunk_of` gives rows that were seen already and one elsewhere, and
+    None where all rows are new in every chunk.
     """
     first = jax.tree.leaves(arrays)[0]
     n = first.shape[0]
@@ -58,11 +65,10 @@ def fold(
     # A derivative takes each chunk again, rather than keep what all of them held.
     @jax.checkpoint
     def chunk(i: Array) -> PyTree:
-        start = jnp.minimum(i * rows, n - rows)
-        block = jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, start, rows), arrays)
+        block = jax.tree.map(lambda a: chunk_of(a, i, rows), arrays)
         present = None
         if n % rows:
-            present = (start + jnp.arange(rows) >= i * rows).astype(first.dtype)
+            present = (jnp.arange(rows) >= i * rows - (n - rows)).astype(first.dtype)
         return fn(block, present, jax.tree.map(lambda leaf: leaf[i], per_chunk))
 
     total = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(chunk, 0))

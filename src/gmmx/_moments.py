@@ -4,7 +4,6 @@ EM is `maximise(expect(gmm, x))`. `Moments` add: over chunks in a loop, over dev
 over files in Python, so long as the same model took them.
 """
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Self
 
 import equinox as eqx
@@ -13,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
 from ._accuracy import PACKED, WHITENED, Plan, Route, everywhere, reach
-from ._chunks import fold
+from ._chunks import chunk_of, fold
 from ._density import log_constant, log_joint_of, narrow_log_joint, zeros_like_of
 from ._frame import Frame
 from ._linalg import einsum
@@ -46,8 +45,10 @@ class Survey(eqx.Module):
     frame: Frame
     reaches: Float[Array, "c d"]
     """How far each chunk of rows reaches in that frame"""
+    rows: Float[Array, "c r d"] | None
+    """Each chunk of rows in that frame; None where each step turns them anew"""
     features: Float[Array, "c r p"] | None
-    """φ of each chunk of rows in that frame; None where each step makes them anew"""
+    """φ of those; None where each step makes them anew, or has no use for them"""
     plan: Plan = eqx.field(static=True)
 
     @classmethod
@@ -56,26 +57,28 @@ class Survey(eqx.Module):
 
         **Arguments:**
 
-        - `keep`: whether to keep the features, if x is not too large for that.
+        - `keep`: whether to keep rows and features, if x is not too large for that.
         """
         n, d = x.shape
         plan = Plan.of(gmm, x, products=2)
         count = -(-n // plan.rows)
         frame = Frame.of_data(gmm, x, turned=plan.fastest == PACKED)
         if plan.fastest == WHITENED:
-            return cls(frame, jnp.full((count, d), jnp.inf, x.dtype), None, plan)
-        keep = keep and plan.keeps_features
+            return cls(frame, jnp.full((count, d), jnp.inf, x.dtype), None, None, plan)
+        keep = keep and plan.keeps
 
-        def chunk(i: Array) -> tuple[Array, Array | None]:
-            start = jnp.minimum(i * plan.rows, n - plan.rows)
-            z = frame.apply(jax.lax.dynamic_slice_in_dim(x, start, plan.rows))
-            return reach(z), gmm.structure.packed_features(z) if keep else None
+        def chunk(i: Array) -> tuple[Array, Array | None, Array | None]:
+            z = frame.apply(chunk_of(x, i, plan.rows))
+            features = gmm.structure.packed_features(z) if plan.fastest == PACKED else None
+            return reach(z), z if keep else None, features if keep else None
 
-        reaches, features = jax.lax.map(chunk, jnp.arange(count))
-        return cls(frame, reaches, features, plan)
+        reaches, rows, features = jax.lax.map(chunk, jnp.arange(count))
+        return cls(frame, reaches, rows, features, plan)
 
     def route(self, gmm: "GaussianMixture") -> Route:
         """The fastest accurate route to this model's moments."""
+        if self.plan.fastest == WHITENED:
+            return Route.whitened(self.reaches.shape[0], gmm.n_components)
         return Route.of(self.frame.model(gmm), self.reaches, self.plan)
 
 
@@ -143,40 +146,41 @@ def expect(
     seen = frame.model(gmm)
     structure = seen.structure
 
-    def in_rows(
-        whiten: Callable, scatter: Callable, x: Array, weights: Array | None, rows: int
-    ) -> Moments:
+    def whitened(x: Array, weights: Array | None) -> Moments:
         def block(arrays: tuple[Array, Array | None], present: Array | None, _: None) -> Moments:
             x, weights = arrays[0], times(arrays[1], present)
-            y = whiten(x)
-            log_joint = log_joint_of(constant, y)
-            responsibilities, log_prob = _responsibilities(log_joint, weights, axis=0)
-            second = scatter(y, responsibilities, x)
-            totals = _total(log_prob, weights)
-            return rows_moments(gmm, x, second, responsibilities, frame.centre, totals)
+            y = gmm.structure.whiten(x, gmm.means)
+            z, log_prob = _responsibilities(log_joint_of(constant, y), weights, axis=0)
+            scatter = gmm.structure.scatter(y, z)
+            return rows_moments(gmm, x, scatter, z, frame.centre, _total(log_prob, weights))
 
-        return fold(block, (x, weights), None, min(rows, x.shape[0]))
-
-    def whitened(x: Array, weights: Array | None) -> Moments:
-        return in_rows(
-            lambda x: gmm.structure.whiten(x, gmm.means),
-            lambda y, z, x: gmm.structure.scatter(y, z),
-            x,
-            weights,
-            plan.whitened_rows,
-        )
+        return fold(block, (x, weights), None, min(plan.whitened_rows, x.shape[0]))
 
     if plan.fastest == WHITENED:
         return whitened(x, weights)
 
-    def centred(x: Array, weights: Array | None) -> Moments:
-        return in_rows(
-            lambda x: structure.whiten_centred(frame.apply(x), seen.means),
-            lambda y, z, x: structure.scatter_centred(y, z, frame.apply(x), seen.means),
-            x,
-            weights,
-            plan.centred_rows,
-        )
+    # Each way slices what it needs itself: what is handed to a branch is copied.
+
+    def rows_of(i: Array) -> Array:
+        return chunk_of(x, i, plan.rows)
+
+    def seen_rows_of(i: Array) -> Array:
+        return frame.apply(rows_of(i)) if survey.rows is None else survey.rows[i]
+
+    def in_frame(moments: tuple[Array, Array, Array], totals: tuple[Array, Array]) -> Moments:
+        weight, first, second = moments
+        return Moments(weight, frame.vectors_back(first), second, *totals)
+
+    def centred(weights: Array | None, i: Array) -> Moments:
+        def block(arrays: tuple[Array, Array | None], present: Array | None, _: None) -> PyTree:
+            x, weights = arrays[0], times(arrays[1], present)
+            y = structure.whiten_centred(x, seen.means)
+            z, log_prob = _responsibilities(log_joint_of(constant, y), weights, axis=0)
+            return structure.centred_sums(y, z, x), _total(log_prob, weights)
+
+        rows = seen_rows_of(i), weights
+        sums, totals = fold(block, rows, None, min(plan.centred_rows, plan.rows))
+        return in_frame(structure.centred_moments(sums, seen.means), totals)
 
     def coefficients_of() -> PyTree:
         return structure.packed_coefficients(seen.means, constant)
@@ -186,20 +190,18 @@ def expect(
         route.any_packed, coefficients_of, lambda: zeros_like_of(coefficients_of)
     )
 
-    def packed(x: Array, weights: Array | None, i: Array) -> PyTree:
+    def packed(weights: Array | None, i: Array) -> PyTree:
         if survey.features is None:
-            features = structure.packed_features(frame.apply(x))
+            features = structure.packed_features(seen_rows_of(i))
         else:
             features = survey.features[i]
         log_joint = structure.packed_log_density(coefficients, features)
 
         def narrow(at: Array) -> PyTree:
-            corrected, own, y = narrow_log_joint(gmm, constant, x, log_joint, at)
+            corrected, own, y = narrow_log_joint(gmm, constant, rows_of(i), log_joint, at)
             z, log_prob = _responsibilities(corrected, weights, axis=1)
             of_own = jnp.take(z, at, axis=1, mode="clip").T
-            first = einsum("kn,nd->kd", of_own, x - frame.centre)
-            moments = first, own.scatter(y, of_own)
-            return z, log_prob, jax.tree.map(lambda leaf: filled_up(leaf, plan.slots), moments)
+            return z, log_prob, filled_up(own.scatter(y, of_own), plan.slots)
 
         def usual() -> PyTree:
             z, log_prob = _responsibilities(log_joint, weights, axis=1)
@@ -211,32 +213,30 @@ def expect(
         return sums, own, _total(log_prob, weights)
 
     ways_to = [
-        lambda x, weights, i: (zeros_like_of(packed, x, weights, i), whitened(x, weights)),
-        lambda x, weights, i: (zeros_like_of(packed, x, weights, i), centred(x, weights)),
-        lambda x, weights, i: (packed(x, weights, i), zeros_like_of(whitened, x, weights)),
+        lambda weights, i: (zeros_like_of(packed, weights, i), whitened(rows_of(i), weights)),
+        lambda weights, i: (zeros_like_of(packed, weights, i), centred(weights, i)),
+        lambda weights, i: (packed(weights, i), zeros_like_of(centred, weights, i)),
     ]
 
     def chunk(
         block: tuple[Array, Array | None], present: Array | None, at: tuple[Array, Array]
     ) -> PyTree:
-        (x, weights), (way, i) = block, at
-        weights = times(weights, present)
-        return jax.lax.switch(everywhere(way), ways_to[: plan.fastest + 1], x, weights, i)
+        weights, (way, i) = times(block[1], present), at
+        return jax.lax.switch(everywhere(way), ways_to[: plan.fastest + 1], weights, i)
 
     at = route.ways, jnp.arange(route.ways.size)
-    (sums, own, totals), moments = fold(chunk, (x, weights), at, plan.rows)
+    of_packed, moments = fold(chunk, (x, weights), at, plan.rows)
     if plan.fastest < PACKED:
         return moments
-    weight, first, second = structure.packed_moments(sums, seen.means)
-    first = frame.vectors_back(first)
-    if plan.slots:
-        at = route.slotted
-        raw, scatter = own
-        means = jnp.take(gmm.means, at, axis=0, mode="clip") - frame.centre
-        of_own = raw - jnp.take(weight, at, mode="clip")[:, None] * means
-        first = first.at[at].set(of_own, mode="drop")
-        second = second.at[at].set(scatter, mode="drop")
-    return moments + Moments(weight, first, second, *totals)
+
+    def unpacked() -> Moments:
+        sums, own, totals = of_packed
+        weight, first, second = structure.packed_moments(sums, seen.means)
+        if plan.slots:
+            second = second.at[route.slotted].set(own, mode="drop")
+        return in_frame((weight, first, second), totals)
+
+    return moments + jax.lax.cond(route.any_packed, unpacked, lambda: zeros_like_of(unpacked))
 
 
 def maximise(

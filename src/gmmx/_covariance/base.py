@@ -209,15 +209,23 @@ class AbstractCovariance(eqx.Module):
     def scatter(self, y: Float[Array, "k d n"], responsibilities: Float[Array, "k n"]) -> Array:
         """Σ_i z_ik yyᵀ, or as much of it as the M-step needs."""
 
-    def scatter_centred(
+    def centred_sums(
         self,
         y: Float[Array, "k d n"],
         responsibilities: Float[Array, "k n"],
         x: Float[Array, "n d"],
-        means: Float[Array, "k d"],
-    ) -> Array:
-        """The scatter as well, where y = `whiten_centred(x, means)`."""
-        return self.scatter(y, responsibilities)
+    ) -> PyTree:
+        """What `centred_moments` takes, additive over rows; y = `whiten_centred(x, means)`."""
+        weight = jnp.sum(responsibilities, axis=1)
+        raw = einsum("kn,nd->kd", responsibilities, x)
+        return weight, raw, self.scatter(y, responsibilities)
+
+    def centred_moments(
+        self, sums: PyTree, means: Float[Array, "k d"]
+    ) -> tuple[Float[Array, " k"], Float[Array, "k d"], Array]:
+        """(n_k, Σ z(x − μ_k), the scatter in this structure's frame) from the sums."""
+        weight, raw, scatter = sums
+        return weight, raw - weight[:, None] * means, scatter
 
     # The density, packed: log-densities and moments as two matrix products
 

@@ -87,10 +87,12 @@ class FullCovariance(AbstractCovariance):
     def whiten_centred(
         self, x: Float[Array, "n d"], means: Float[Array, "k d"]
     ) -> Float[Array, "k d n"]:
+        # −Wμ is one more column of W, which spares a pass over y.
         factor = self._factor
         k, d = means.shape
-        turned = product(factor.reshape(k * d, d), x.T).reshape(k, d, x.shape[0])
-        return turned - product(factor, means[:, :, None])
+        shifted = jnp.concatenate([factor, -product(factor, means[:, :, None])], axis=-1)
+        extended = jnp.concatenate([x, jnp.ones_like(x[:, :1])], axis=1)
+        return product(shifted.reshape(k * d, d + 1), extended.T).reshape(k, d, x.shape[0])
 
     def distances_centred(
         self, x: Float[Array, "n d"], means: Float[Array, "k d"]
@@ -120,22 +122,29 @@ class FullCovariance(AbstractCovariance):
         # Not by their roots, whose derivative is infinite where a responsibility is zero.
         return einsum("kdn,ken->kde", responsibilities[:, None] * y, y)
 
-    def scatter_centred(
+    # Σ z y(Wx − Wμ)ᵀ, of which Σ z yxᵀ is again one product for all components, and the rest is
+    # known from sums over x: Σ z y = W Σ z(x − μ).
+
+    def centred_sums(
         self,
         y: Float[Array, "k d n"],
         responsibilities: Float[Array, "k n"],
         x: Float[Array, "n d"],
-        means: Float[Array, "k d"],
-    ) -> Float[Array, "k d d"]:
-        # Σ z y(Wx − Wμ)ᵀ, of which Σ z yxᵀ is again one product for all components; and
-        # Σ z y = W Σ z(x − μ), without another pass over y.
-        factor = self._factor
+    ) -> tuple[Float[Array, " k"], Float[Array, "k d"], Float[Array, "k d d"]]:
         k, d, n = y.shape
         cross = product((responsibilities[:, None] * y).reshape(k * d, n), x).reshape(k, d, d)
-        weight = jnp.sum(responsibilities, axis=1, keepdims=True)
-        first = einsum("kn,nd->kd", responsibilities, x) - weight * means
+        raw = einsum("kn,nd->kd", responsibilities, x)
+        return jnp.sum(responsibilities, axis=1), raw, cross
+
+    def centred_moments(
+        self,
+        sums: tuple[Float[Array, " k"], Float[Array, "k d"], Float[Array, "k d d"]],
+        means: Float[Array, "k d"],
+    ) -> tuple[Float[Array, " k"], Float[Array, "k d"], Float[Array, "k d d"]]:
+        factor, (weight, raw, cross) = self._factor, sums
+        first = raw - weight[:, None] * means
         pair = product(factor, jnp.stack([first, means], axis=-1))
-        return product(cross, factor.mT) - pair[..., :1] * pair[..., 1:].mT
+        return weight, first, product(cross, factor.mT) - pair[..., :1] * pair[..., 1:].mT
 
     def packed_coefficients(
         self, means: Float[Array, "k d"], constant: Float[Array, " k"]
