@@ -5,7 +5,7 @@ import statistics
 import time
 
 
-def interleave(calls, *, repeats, budget, least=2):
+def interleave(calls, *, repeats, budget, least=3):
     """Seconds of each call in turn, round by round: {name: [seconds, …]}.
 
     As many rounds as `repeats` says, fewer where they would take more than `budget` seconds.

@@ -167,7 +167,7 @@ def expect(
     def seen_rows_of(i: Array) -> Array:
         return frame.apply(rows_of(i)) if survey.rows is None else survey.rows[i]
 
-    def in_frame(moments: tuple[Array, Array, Array], totals: tuple[Array, Array]) -> Moments:
+    def from_frame(moments: tuple[Array, Array, Array], totals: tuple[Array, Array]) -> Moments:
         weight, first, second = moments
         return Moments(weight, frame.vectors_back(first), second, *totals)
 
@@ -180,7 +180,7 @@ def expect(
 
         rows = seen_rows_of(i), weights
         sums, totals = fold(block, rows, None, min(plan.centred_rows, plan.rows))
-        return in_frame(structure.centred_moments(sums, seen.means), totals)
+        return from_frame(structure.centred_moments(sums, seen.means), totals)
 
     def coefficients_of() -> PyTree:
         return structure.packed_coefficients(seen.means, constant)
@@ -234,7 +234,7 @@ def expect(
         weight, first, second = structure.packed_moments(sums, seen.means)
         if plan.slots:
             second = second.at[route.slotted].set(own, mode="drop")
-        return in_frame((weight, first, second), totals)
+        return from_frame((weight, first, second), totals)
 
     return moments + jax.lax.cond(route.any_packed, unpacked, lambda: zeros_like_of(unpacked))
 

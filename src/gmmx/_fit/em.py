@@ -15,7 +15,7 @@ from .base import AbstractFitter, FitState
 from .frozen import check_frozen
 from .implicit import Inputs, fixed_point, refuse
 from .options import positive, sweepable
-from .result import FitResult, Status, conclude, mean_log_prob, where
+from .result import FitResult, Status, conclude, where
 
 
 class _Memory(eqx.Module):
@@ -137,8 +137,10 @@ class EMFitter(AbstractFitter):
         data: _Data,
         weights: Float[Array, " n"] | None,
     ) -> FitResult:
-        memory, x = state.inner, data.x
-        log_likelihood = mean_log_prob(state.gmm, x, weights)
+        memory, survey = state.inner, data.survey
+        # Of the moments that this makes a compiler leaves what the likelihood needs.
+        moments = expect(state.gmm, data.x, weights, survey, survey.route(state.gmm))
+        log_likelihood = moments.log_likelihood / moments.count
         lost = ~jnp.isfinite(log_likelihood) & (state.status != Status.non_finite)
         state = dataclasses.replace(
             state,
@@ -146,7 +148,7 @@ class EMFitter(AbstractFitter):
             status=Status.where(lost, Status.non_finite, state.status),
         )
         log_likelihood = jnp.where(lost, state.log_likelihood, log_likelihood)
-        packed = jnp.mean((memory.route.ways == PACKED).astype(x.dtype))
+        packed = jnp.mean((memory.route.ways == PACKED).astype(data.x.dtype))
         return conclude(state, log_likelihood, packed, memory.empty)
 
     def attach(
