@@ -9,7 +9,7 @@ import numpy as np
 
 from .peers import Failure, Peer
 from .report import Report
-from .timing import interleave
+from .timing import rounds
 
 # A product that stays within a few hundred milliseconds, and the two of packed moments.
 SQUARES = (1024, 2048, 3072)
@@ -47,7 +47,10 @@ class Session:
                 peer.stop()
 
     def interleave(self, calls, **options):
-        return interleave(calls, **({"repeats": self.repeats, "budget": self.budget} | options))
+        return self.rounds([calls], **options)[0]
+
+    def rounds(self, points, **options):
+        return rounds(points, **({"repeats": self.repeats, "budget": self.budget} | options))
 
     def roof(self, dtype):
         """GFLOP/s of the best square matrix product, taken anew: the machine may have changed."""

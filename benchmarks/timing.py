@@ -5,18 +5,23 @@ import statistics
 import time
 
 
-def interleave(calls, *, repeats, budget, least=3):
-    """Seconds of each call in turn, round by round: {name: [seconds, …]}.
+def rounds(points, *, repeats, budget, least=3):
+    """Seconds of each point's calls in turn, [{name: [seconds, …]}, …], round by round.
 
-    As many rounds as `repeats` says, fewer where they would take more than `budget` seconds.
+    As many rounds as `repeats` says, fewer of a point where they would take more than `budget`
+    seconds. Each goes over all points: a slow quarter of an hour of a shared machine is then in one
+    round of many, where it would be in all rounds of a few.
     """
-    times = {name: [] for name in calls}
-    start = time.perf_counter()
-    for done in range(1, repeats + 1):
-        for name, call in calls.items():
-            times[name].append(call())
-        if done >= least and (time.perf_counter() - start) * (done + 1) / done > budget:
-            break
+    times = [{name: [] for name in calls} for calls in points]
+    spent = [0.0] * len(points)
+    for done in range(repeats):
+        for i, calls in enumerate(points):
+            if done >= least and spent[i] * (done + 1) / done > budget:
+                continue
+            start = time.perf_counter()
+            for name, call in calls.items():
+                times[i][name].append(call())
+            spent[i] += time.perf_counter() - start
     return times
 
 

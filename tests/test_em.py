@@ -151,7 +151,7 @@ def test_every_way_takes_the_same_moments(structure, k, d, weighted):
 def test_the_data_are_not_copied(blobs, nested):
     x, gmm = jnp.asarray(blobs), gmmx.initialize(blobs, 3)
     fitter = gmmx.Restarts(EMFitter(), n_init=2) if nested else EMFitter()
-    data, _ = _begin(fitter, x, gmm, None, jax.random.key(0))
+    data, _ = _begin(fitter, x, gmm, (None, jax.random.key(0)))
     assert data.x is x and (not nested or data.inner.x is x)
 
 

@@ -17,8 +17,8 @@ CALLS = {
 _SUPPORTED = {"GMMX 0.7": ("full", "diag"), "pomegranate": ("full",)}
 
 
-def measure(session, case):
-    """One row of the report."""
+def prepared(session, case):
+    """A row of the report without its times, and the calls to be timed."""
     print(f"  {case}", flush=True)
     reasons, found, calls = {}, {}, {}
     arrays = inputs(case)
@@ -33,31 +33,38 @@ def measure(session, case):
             if name == "GMMX 0.7" and (reason := too_large(case)):
                 reasons[name] = reason
                 continue
-            peer = session.peer(peer_name, case.dtype)
-            prepare = lambda: peer.prepare(case.task, path, case.options | own, slot=name)  # noqa: B023, E731
+            peer, slot = session.peer(peer_name, case.dtype), f"{name}, {case}"
+            prepare = lambda: peer.prepare(case.task, path, case.options | own, slot=slot)  # noqa: B023, E731
             answer = attempt(reasons, name, prepare)
             if answer is not None:
                 found[name], _ = answer
-                calls[name] = lambda peer=peer, name=name: peer.time(name)
+                calls[name] = lambda peer=peer, slot=slot: peer.time(slot)
     numbers, disagreeing = judge(case, arrays["x"], found) if found else ({}, {})
     reasons |= disagreeing
-    times = session.interleave({n: calls[n] for n in CALLS if n in calls and n not in reasons})
-    for peer_name, dtype in session.peers:
-        if dtype == case.dtype:
-            session.peers[peer_name, dtype].forget()
+    for name, reason in reasons.items():
+        print(f"    {name}: {reason}", flush=True)
     row = {
         "task": case.task, "n": case.n, "d": case.d, "k": case.k, "dtype": case.dtype,
         "covariance_type": case.covariance_type, "grids": case.grids,
-        "times": times, "results": numbers, "left_out": reasons,
+        "results": numbers, "left_out": reasons,
         "packed": found["gmmx"][1]["packed"] if "gmmx" in found else None,
     }  # fmt: skip
-    if case.covariance_type == "full" and "gmmx" in times:
-        row["rate"] = case.operations / summary(times["gmmx"])["median"] / 1e9
-    shown = (f"{n} {in_units(summary(t)['median'])}" for n, t in times.items())
-    print("    " + ", ".join(shown), flush=True)
-    for name, reason in reasons.items():
-        print(f"    {name}: {reason}", flush=True)
-    return row
+    return row, {n: calls[n] for n in CALLS if n in calls and n not in reasons}
+
+
+def measured(session, cases):
+    """The rows of the report."""
+    points = [prepared(session, case) for case in cases]
+    found = session.rounds([calls for _, calls in points])
+    rows = []
+    for case, (row, _), times in zip(cases, points, found, strict=True):
+        row["times"] = times
+        if case.covariance_type == "full" and "gmmx" in times:
+            row["rate"] = case.operations / summary(times["gmmx"])["median"] / 1e9
+        shown = (f"{name} {in_units(summary(t)['median'])}" for name, t in times.items())
+        print(f"  {case}: " + ", ".join(shown), flush=True)
+        rows.append(row)
+    return rows
 
 
 def run(session, task, cases_of):
@@ -65,7 +72,7 @@ def run(session, task, cases_of):
     rows, roofs = [], {}
     for dtype in session.dtypes:
         roofs[dtype] = session.roof(dtype)
-        rows += [measure(session, case) for case in cases_of(dtype)]
+        rows += measured(session, cases_of(dtype))
         # The better of before and after: the machine may have been slower at one of them.
         roofs[dtype] = max(roofs[dtype], session.roof(dtype))
         session.versions()

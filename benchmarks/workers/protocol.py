@@ -79,16 +79,14 @@ def serve(tasks, about):
         try:
             if request["op"] == "prepare":
                 answer = prepare(request)
-                rest()
-                reply(**answer)
             elif request["op"] == "time":
-                seconds = timed(calls[request["slot"]])
-                rest()
-                reply(seconds=seconds)
-            elif request["op"] == "forget":
+                answer = {"seconds": timed(calls[request["slot"]])}
+            else:  # "forget"
                 calls.clear()
                 gc.collect()
-                reply()
+                answer = {}
+            rest()
+            reply(**answer)
         except Exception as error:  # the other side decides what a failure means
             first_line = (str(error).splitlines() or [""])[0]
             reply(error=f"{type(error).__name__}: {first_line[:160]}")

@@ -224,15 +224,16 @@ class _Rows:
     """Stands for x in what a program returns, where x itself would be a copy of all the data."""
 
 
-def _begin(fitter, x, gmm, weights, key) -> tuple[PyTree, FitState]:
-    data, state = _prepared(fitter, x, gmm, weights, key)
+def _begin(fitter, x, gmm, start) -> tuple[PyTree, Any]:
+    data, state = _prepared(fitter, x, gmm, start)
     return jax.tree.map(lambda leaf: x if isinstance(leaf, _Rows) else leaf, data), state
 
 
 @eqx.filter_jit
-def _prepared(fitter, x, gmm, weights, key) -> tuple[PyTree, FitState]:
+def _prepared(fitter, x, gmm, start) -> tuple[PyTree, Any]:
+    """The data that steps take, and the first state where weights and key say how to start."""
     data = fitter.prepare(x, gmm)
-    state = fitter.init(data, gmm, weights, key)
+    state = None if start is None else fitter.init(data, gmm, *start)
     return jax.tree.map(lambda leaf: _Rows() if leaf is x else leaf, data), state
 
 
@@ -260,11 +261,12 @@ def _observe(
     limit, fitter = fitter.max_iter, fitter.without_limit()
     journal = Journal(checkpoint, fitter, x, gmm, weights, key)
     resumed = journal.resume()
-    data, state = _begin(fitter, x, gmm, weights, key)
     if resumed is None:
+        data, state = _begin(fitter, x, gmm, (weights, key))
         blocks = []
         journal.begin(state)
     else:
+        data, _ = _begin(fitter, x, gmm, None)
         state, blocks = resumed
     interrupted = False
     n_iter = int(state.n_iter)
