@@ -14,8 +14,10 @@ from importlib import metadata
 import numpy as np
 
 # A call is repeated until this much time has passed, as `timeit` does. On a shared machine the
-# first 50 ms after a pause were seen to run at 60 % of the speed that follows.
-_LEAST_SECONDS = 0.2
+# first 50 ms after a pause were seen to run at 60 % of the speed that follows, and single calls of
+# 0.2 s to take twice as long as the next one: with less, a call of seconds is averaged over what a
+# short one meets by chance.
+_LEAST_SECONDS = 1.0
 
 
 def versions(*names):
