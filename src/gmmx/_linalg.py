@@ -168,6 +168,28 @@ def einsum(equation: str, *operands: Array) -> Array:
     return jnp.einsum(equation, *operands, precision=jax.lax.Precision.HIGHEST)
 
 
+@jax.custom_jvp
+def _apart(a: Array) -> Array:
+    """a, made before what it goes into. Not every version of JAX can differentiate a barrier."""
+    return jax.lax.optimization_barrier(a)
+
+
+@_apart.defjvp
+def _apart_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    return _apart(primals[0]), tangents[0]
+
+
+def sums_over_rows(a: Float[Array, "n k"], b: Float[Array, "n p"]) -> Float[Array, "k p"]:
+    """aᵀb, for an a of fewer columns than b.
+
+    In float64 a is turned before: on a CPU XLA's product reaches 40 % of its speed where rows of
+    both operands are summed over, and an EM step took a third longer. Its product in float32 is
+    another one, and the better without.
+    """
+    turned = _apart(a.T) if a.dtype == jnp.float64 else a.T
+    return product(turned, b)
+
+
 def log_diagonal(factor: Float[Array, "*k d d"]) -> Float[Array, "*k d d"]:
     """A triangular factor with its diagonal in logs, so that every real matrix is a valid one."""
     diagonal = jnp.diagonal(factor, axis1=-2, axis2=-1)

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._checks import check_positive
-from .._linalg import einsum
+from .._linalg import einsum, sums_over_rows
 from .base import AbstractCovariance
 
 
@@ -130,7 +130,7 @@ class DiagonalCovariance(AbstractCovariance):
     def packed_sums(
         self, features: Float[Array, "n p"], responsibilities: Float[Array, "n k"]
     ) -> Float[Array, "k p"]:
-        return einsum("nk,np->kp", responsibilities, features)
+        return sums_over_rows(responsibilities, features)
 
     def packed_moments(
         self, sums: Float[Array, "k p"], means: Float[Array, "k d"]

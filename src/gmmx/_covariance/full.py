@@ -14,6 +14,7 @@ from .._linalg import (
     inverse_root,
     log_diagonal,
     product,
+    sums_over_rows,
     whiten_apart,
     whiten_by,
 )
@@ -165,7 +166,7 @@ class FullCovariance(AbstractCovariance):
     def packed_sums(
         self, features: Float[Array, "n p"], responsibilities: Float[Array, "n k"]
     ) -> Float[Array, "k p"]:
-        return einsum("nk,np->kp", responsibilities, features)
+        return sums_over_rows(responsibilities, features)
 
     def packed_moments(
         self, sums: Float[Array, "k p"], means: Float[Array, "k d"]

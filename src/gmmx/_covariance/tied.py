@@ -14,6 +14,7 @@ from .._linalg import (
     inverse_root,
     log_diagonal,
     product,
+    sums_over_rows,
     whiten_apart,
     whiten_by,
 )
@@ -140,7 +141,7 @@ class TiedCovariance(AbstractCovariance):
     ) -> tuple[Float[Array, "k p"], Float[Array, "d d"]]:
         x = features[:, :-1]
         weighted = jnp.sum(responsibilities, axis=-1, keepdims=True) * x
-        return einsum("nk,np->kp", responsibilities, features), einsum("nd,ne->de", weighted, x)
+        return sums_over_rows(responsibilities, features), einsum("nd,ne->de", weighted, x)
 
     def packed_moments(
         self, sums: tuple[Float[Array, "k p"], Float[Array, "d d"]], means: Float[Array, "k d"]
