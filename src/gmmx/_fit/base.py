@@ -5,6 +5,7 @@ interrupted; inside a transformation the same steps run in one `lax.while_loop`.
 """
 
 import abc
+import dataclasses
 import logging
 import time
 from collections.abc import Callable
@@ -153,7 +154,8 @@ class AbstractFitter(eqx.Module):
                 raise ValueError("a fit inside jit, vmap or grad has no checkpoints.")
             return solve(self, x, gmm, weights, key)
         result = _observe(self, x, gmm, weights, key, progress, callback, checkpoint)
-        _log.info("fit of %s: step %d, %s", x.shape, result.n_iter, Status[result.status])
+        if _log.isEnabledFor(logging.INFO):
+            _log.info("fit of %s: step %d, %s", x.shape, result.n_iter, Status[result.status])
         announce(result)
         return result
 
@@ -217,7 +219,7 @@ def solve(
 def _with_history(result: FitResult, history: Float[Array, "steps *starts"]) -> FitResult:
     """The result, with the likelihoods of the start that it is of."""
     of_starts = history.reshape(history.shape[0], -1)
-    return eqx.tree_at(lambda r: r.history, result, jnp.asarray(of_starts[:, result.start]))
+    return dataclasses.replace(result, history=of_starts[:, result.start])
 
 
 class _Rows:
@@ -238,8 +240,11 @@ def _prepared(fitter, x, gmm, start) -> tuple[PyTree, Any]:
 
 
 @eqx.filter_jit
-def _block(fitter, state, data, weights, limit) -> tuple[FitState, Array]:
-    return _advance(fitter, state, data, weights, limit, _empty_history(state, _BLOCK_STEPS))
+def _block(fitter, state, data, weights, limit) -> tuple[FitState, Array, Array]:
+    """The state after some steps, the likelihoods of those steps, and whether the fit goes on."""
+    history = _empty_history(state, _BLOCK_STEPS)
+    state, history = _advance(fitter, state, data, weights, limit, history)
+    return state, history, state.status == Status.running
 
 
 @eqx.filter_jit
@@ -263,13 +268,13 @@ def _observe(
     resumed = journal.resume()
     if resumed is None:
         data, state = _begin(fitter, x, gmm, (weights, key))
-        blocks = []
+        n_iter, going, blocks = 0, True, []
         journal.begin(state)
     else:
         data, _ = _begin(fitter, x, gmm, None)
         state, blocks = resumed
+        n_iter, going = int(state.n_iter), bool(state.status == Status.running)
     interrupted = False
-    n_iter = int(state.n_iter)
     watched = progress or callback is not None or checkpoint is not None
     first = 1 if watched else _FIRST_BLOCK // (x.size * gmm.means.size)
     steps = int(np.clip(first, 1, _BLOCK_STEPS))
@@ -277,15 +282,14 @@ def _observe(
         if n_iter:
             bar.update(n_iter, state)
         try:
-            while n_iter < limit and bool(state.status == Status.running):
+            while n_iter < limit and going:
                 began = time.perf_counter()
                 block_end = np.int32(min(limit, n_iter + steps))
-                advanced, values = _block(fitter, state, data, weights, block_end)
-                done = int(advanced.n_iter) - n_iter
+                advanced, *seen = _block(fitter, state, data, weights, block_end)
+                reached, values, going = jax.device_get((advanced.n_iter, *seen))
+                done = int(reached) - n_iter
                 # At once, so that Ctrl-C finds a state and the trace of that state.
-                state, n_iter, blocks = (
-                    advanced, n_iter + done, [*blocks, np.asarray(values)[:done]]
-                )  # fmt: skip
+                state, n_iter, blocks = advanced, n_iter + done, [*blocks, values[:done]]
                 bar.update(done, state)
                 journal.keep(state, blocks)
                 if callback is not None and callback(state) is True:
@@ -301,10 +305,11 @@ def _observe(
     result = _end(fitter, state, data, weights)
     history = np.concatenate([np.zeros((0, *np.shape(state.log_likelihood)), x.dtype), *blocks])
     # In NumPy: as a JAX array each length would be a program of its own.
-    of_start = history.reshape(n_iter, -1)[: int(result.n_iter), int(result.start)]
-    result = eqx.tree_at(lambda r: r.history, result, jax.device_put(of_start))
+    made, start = jax.device_get((result.n_iter, result.start))
+    of_start = history.reshape(n_iter, -1)[:made, start]
+    result = dataclasses.replace(result, history=jax.device_put(of_start))
     if interrupted and bool(result.status == Status.max_steps_reached):
-        result = eqx.tree_at(lambda r: r.status, result, Status.interrupted)
+        result = dataclasses.replace(result, status=Status.interrupted)
     return result
 
 

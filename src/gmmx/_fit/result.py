@@ -133,18 +133,18 @@ class FitError(RuntimeError):
 def announce(result: FitResult) -> None:
     """Raise or warn of a bad status, where Python sees it."""
     status = result.status
+    if bool(status == Status.converged):
+        return
+    steps, reason = int(result.n_iter), Status[status]
     for failure in (Status.non_finite, Status.singular_covariance):
         if bool(status == failure):
             message = (
-                f"The fit failed at step {int(result.n_iter)}: {Status[status]} "
+                f"The fit failed at step {steps}: {reason} "
                 "(The exception's `result` holds the model.)"
             )
             raise FitError(message, result)
-    if not bool(status == Status.converged):
-        # To the line that called fit.
-        warnings.warn(
-            f"After {int(result.n_iter)} steps {Status[status]}", FitWarning, stacklevel=4
-        )
+    # To the line that called fit.
+    warnings.warn(f"After {steps} steps {reason}", FitWarning, stacklevel=4)
 
 
 def where(condition: Bool[Array, ""], true, false):
