@@ -95,8 +95,9 @@ class Plan(eqx.Module):
             fastest = PACKED
         # Both x − μ_k and y are held.
         whitened_rows = rows_per_chunk(n, 2 * k * d, itemsize, least=64)
-        # Moments need all of y at once, distances half of it and some of the other half.
-        columns = k * d if products == 2 else -(-5 * k * d // 8)
+        # Moments need all of y at once beside the rows, as they came and in their frame; distances
+        # half of it and some of the other half.
+        columns = (k + 2) * d if products == 2 else -(-5 * k * d // 8)
         centred_rows = rows_per_chunk(n, columns, itemsize)
         kept = {WHITENED: 0, CENTRED: d, PACKED: width + d}[fastest]
         keeps = products == 2 and worth_keeping(n, kept, itemsize)
