@@ -151,8 +151,9 @@ def test_every_way_takes_the_same_moments(structure, k, d, weighted):
     )
     for kept_moment, made_moment in zip(kept_moments, made_moments, strict=True):
         assert_same_leaves(kept_moment, made_moment, rtol=1e-12)
-    for other in made_moments[1:]:
-        assert_same_leaves(other, made_moments[0], rtol=1e-11)
+    first, *others = kept_moments + made_moments
+    for other in others:
+        assert_same_leaves(other, first, rtol=1e-11)
 
 
 @pytest.mark.parametrize("nested", [False, True])
