@@ -139,11 +139,11 @@ def without_gate():
     made = Plan.of
 
     def plan(gmm, x, products):
-        return dataclasses.replace(made(gmm, x, products), slots=0)
+        return dataclasses.replace(made(gmm, x, products), apart=False)
 
-    def route(seen, reaches, plan):
+    def route(seen, reaches, fastest, apart):
         ways = jnp.full(reaches.shape[0], PACKED, jnp.int32)
-        return Route(ways, jnp.zeros(seen.n_components, bool), plan.slots)
+        return dataclasses.replace(Route.whitened(ways.size, seen.means), ways=ways)
 
     def switch(index, branches, *operands):
         return branches[-1](*operands)
@@ -164,10 +164,11 @@ _compiled = {}
 
 
 def log_prob(arrays, options):
-    """log p(x) as gmmx takes it, or with the limit of the gate moved: all packed, all whitened."""
+    """log p(x) as gmmx takes it, or with the limits of the gate moved: all packed, all whitened."""
     limit = {"decided": None, "packed": np.inf, "whitened": -np.inf}[options["way"]]
     dtype = jnp.dtype(options["precision"])
     limits = _accuracy.LIMIT if limit is None else dict.fromkeys(_accuracy.LIMIT, limit)
+    telling = _accuracy._TELLING if limit is None else limit
     rounded = {name: array.astype(np.float32) for name, array in arrays.items()}
     start = model(rounded, options)
     gmm = jax.tree.map(lambda leaf: leaf.astype(dtype), start)
@@ -175,7 +176,10 @@ def log_prob(arrays, options):
     key = (options["way"], options["precision"], x.shape)
     if key not in _compiled:
         jax.clear_caches()  # of programs traced with another limit
-        with mock.patch.object(_accuracy, "LIMIT", limits):
+        with (
+            mock.patch.object(_accuracy, "LIMIT", limits),
+            mock.patch.object(_accuracy, "_TELLING", telling),
+        ):
             evaluate = jax.jit(lambda gmm, x: (gmm.log_prob(x), packed_share(gmm, x)))
             _compiled[key] = evaluate.lower(gmm, x).compile()
         jax.clear_caches()

@@ -8,19 +8,17 @@
 - *Whitened*: y = W_k(z − μ_k), subtracted first, as accurate as the data are.
 
 So S is bounded in each chunk of rows and the decision is taken chunk by chunk, at run time; it
-costs next to nothing. A few components may be too narrow in data that is packed for the others:
-those are whitened by themselves.
+costs next to nothing. Some components may be too narrow in data that is packed for the others:
+those are whitened at the rows near them, see `_near`.
 """
 
-from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Self
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int
 
 from ._chunks import rows_per_chunk, worth_keeping
 
@@ -34,6 +32,15 @@ WHITENED, CENTRED, PACKED = 0, 1, 2
 # it holds the error of a log-density under 1e-4 nats in the mean and 1e-3 at any one sample; in
 # float64 under 1e-10.
 LIMIT = {jnp.dtype("float32"): 3.3e3, jnp.dtype("float64"): 1e5}
+
+# The largest ε·S at which a packed log-density, though not accurate, tells where a component has no
+# share: it is off by less than a nat.
+_TELLING = 0.1
+
+
+def _telling(dtype: jnp.dtype) -> float:
+    return _TELLING / float(jnp.finfo(dtype).eps)
+
 
 # Up to this many features for each of K·d, by the number of products that read them, packing is
 # worth it.
@@ -70,8 +77,8 @@ class Plan(eqx.Module):
     centred_rows: int = eqx.field(static=True)
     fastest: int = eqx.field(static=True)
     """The fastest of the ways that is worth its preparation"""
-    slots: int = eqx.field(static=True)
-    """How many components may be whitened where the others are packed"""
+    apart: bool = eqx.field(static=True)
+    """Whether narrow components may be whitened apart, where all else is packed"""
     keeps: bool = eqx.field(static=True)
     """Whether the rows in their frame, and the features of those packed, fit into memory"""
 
@@ -104,8 +111,8 @@ class Plan(eqx.Module):
         # Kept features are only copied into the cache, where larger chunks are faster.
         packed_rows = rows_per_chunk(n, width // 3 + k if keeps else width + k, itemsize)
         rows = (whitened_rows, centred_rows, packed_rows)[fastest]
-        slots = k // 8 if fastest == PACKED and gmm.structure.separable else 0
-        return cls(rows, whitened_rows, centred_rows, fastest, slots, keeps)
+        apart = fastest == PACKED and gmm.structure.separable
+        return cls(rows, whitened_rows, centred_rows, fastest, apart, keeps)
 
 
 def reach(z: Float[Array, "r d"]) -> Float[Array, " d"]:
@@ -119,74 +126,83 @@ def reach(z: Float[Array, "r d"]) -> Float[Array, " d"]:
 
 
 class Route(eqx.Module):
-    """The way taken in each chunk, and the components that are whitened where others are packed."""
+    """The way taken in each chunk, and the components whitened apart where it is packed."""
 
     ways: Int[Array, " c"]
-    narrow: Bool[Array, " k"]
-    slots: int = eqx.field(static=True)
-    """The most components that may be narrow: more are cheaper whitened together with the rest"""
+    slower: Int[Array, " c"]
+    """The ways where no component is whitened apart"""
+    size: Float[Array, " k"]
+    """The largest S of each component in a chunk that is packed"""
 
     @classmethod
-    def whitened(cls, chunks: int, components: int) -> Self:
+    def whitened(cls, chunks: int, means: Float[Array, "k d"]) -> Self:
         """The route that is always accurate."""
-        return cls(jnp.full(chunks, WHITENED, jnp.int32), jnp.zeros(components, bool), 0)
+        ways = jnp.full(chunks, WHITENED, jnp.int32)
+        return cls(ways, ways, jnp.zeros_like(means[:, 0]))
 
     @classmethod
-    def of(cls, seen: "GaussianMixture", reaches: Float[Array, "c d"], plan: Plan) -> Self:
-        """The fastest accurate route for a mixture, as seen in its frame. NaN is whitened."""
+    def of(
+        cls,
+        seen: "GaussianMixture",
+        reaches: Float[Array, "c d"],
+        fastest: int,
+        apart: bool | Bool[Array, ""],
+    ) -> Self:
+        """The fastest accurate route for a mixture, as seen in its frame. NaN is whitened.
+
+        **Arguments:**
+
+        - `apart`: whether narrow components may be whitened apart, where all else is packed.
+        """
         seen, reaches = jax.lax.stop_gradient((seen, reaches))
-        if plan.fastest == CENTRED:
+        if fastest == CENTRED:
             size = seen.structure.cancellation_at_most(reaches, seen.means)
         else:
             size = seen.structure.cancellation(reaches, seen.means)
         # A component of weight zero takes no part, however narrow it is.
         size = jnp.where(seen.logits == -jnp.inf, 0, size)
-        limit = LIMIT[reaches.dtype]
+        limit = LIMIT[size.dtype]
         fine = size <= limit
-        narrow = ~jnp.all(fine, axis=0)
-        few = jnp.sum(narrow) <= plan.slots
-        way = jnp.where(jnp.max(size, axis=1) <= limit**2, CENTRED, WHITENED)
-        way = jnp.where(few | jnp.all(fine, axis=1), PACKED, way)
-        way = jnp.minimum(way, plan.fastest).astype(jnp.int32)
-        return cls(everywhere(way), narrow & few, plan.slots)
+        slower = jnp.where(jnp.max(size, axis=1) <= limit**2, CENTRED, WHITENED)
+        slower = jnp.where(jnp.all(fine, axis=1), PACKED, slower)
+        slower = everywhere(jnp.minimum(slower, fastest).astype(jnp.int32))
+        few = jnp.sum(~(size <= _telling(size.dtype)), axis=1) <= seen.n_components // 8
+        few = few & jnp.all(jnp.isfinite(size), axis=1) & apart
+        ways = everywhere(jnp.where(few, fastest, slower).astype(jnp.int32))
+        return cls(ways, slower, jnp.max(jnp.where((ways == PACKED)[:, None], size, 0), axis=0))
 
-    def suffices(self, wanted: Self) -> Bool[Array, ""]:
-        """Whether this route is accurate where `wanted` is the fastest that is."""
-        missing = self.any_packed & jnp.any(wanted.narrow & ~self.narrow)
-        return ~(missing | jnp.any(self.ways > wanted.ways))
+    @property
+    def narrow(self) -> Bool[Array, " k"]:
+        """The components too narrow for a chunk that is packed: whitened apart."""
+        return self.size > LIMIT[self.size.dtype]
+
+    @property
+    def told(self) -> Float[Array, " k"]:
+        """The part of a packed distance that is small enough to tell where a share is."""
+        telling = _telling(self.size.dtype)
+        return jnp.where(self.size > telling, telling / self.size, 1)
+
+    def error(self, wanted: Self) -> Float[Array, ""]:
+        """What a step on this route may have cost, where `wanted` is what its outcome asks for.
+
+        The largest relative error of a covariance, ε·S of a component that was packed and is too
+        narrow now; infinite where a chunk went a way that is too fast, zero where nothing was lost.
+        """
+        missing = jnp.where(wanted.narrow & ~self.narrow & self.any_packed, wanted.size, 0)
+        lost = jnp.max(missing) * float(jnp.finfo(missing.dtype).eps)
+        return jnp.where(jnp.any(self.ways > wanted.ways), jnp.inf, lost)
 
     def both(self, other: Self) -> Self:
         """A route that suffices for both."""
-        narrow = self.narrow | other.narrow
-        few = jnp.sum(narrow) <= self.slots
-        ways = jnp.where(few, jnp.minimum(self.ways, other.ways), WHITENED)
-        return type(self)(ways, narrow & few, self.slots)
+        ways = jnp.minimum(self.ways, other.ways)
+        slower = jnp.minimum(self.slower, other.slower)
+        return type(self)(ways, slower, jnp.maximum(self.size, other.size))
+
+    def together(self) -> Self:
+        """The route on which no component is whitened apart."""
+        return type(self)(self.slower, self.slower, jnp.zeros_like(self.size))
 
     @property
     def any_packed(self) -> Bool[Array, ""]:
         """Whether a chunk is packed."""
         return jnp.any(self.ways == PACKED)
-
-    def by_narrow(
-        self, none: Callable[[], PyTree], some: Callable[[Int[Array, " m"]], PyTree]
-    ) -> PyTree:
-        """`none()`, or `some(components)` where there are narrow ones.
-
-        They come in as few as hold them of 1, 4, 16 … slots, each a program of its own, since what
-        is done for a slot that is free takes its time as well.
-        """
-        if self.slots == 0:
-            return none()
-        sizes = [4**i for i in range(self.slots.bit_length()) if 4**i < self.slots] + [self.slots]
-        count = jnp.sum(self.narrow)
-        # Under vmap the largest of the batch.
-        spare = sum((count <= size).astype(jnp.int32) for size in (0, *sizes[:-1]))
-        taken = len(sizes) - everywhere(spare)
-        branches = [none, *(partial(some, self.slotted[:size]) for size in sizes)]
-        return jax.lax.switch(taken, branches)
-
-    @property
-    def slotted(self) -> Int[Array, " m"]:
-        """The narrow components, then K, which is none of them."""
-        k = self.narrow.size
-        return jnp.nonzero(self.narrow, size=self.slots, fill_value=k)[0]

@@ -38,6 +38,11 @@ def worth_keeping(n: int, columns: int, itemsize: int) -> bool:
     return n * columns * itemsize <= _KEPT_BYTES
 
 
+def zeros_like_of(fn: Callable[..., PyTree], *arguments: PyTree) -> PyTree:
+    """Zeros of the shapes that `fn` returns."""
+    return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(fn, *arguments))
+
+
 def chunk_of(a: Float[Array, "n ..."], i: Array, rows: int) -> Float[Array, "r ..."]:
     """The i-th chunk of rows. The last one reaches back over rows of the one before it.
 
@@ -71,9 +76,11 @@ def fold(
             present = (jnp.arange(rows) >= i * rows - (n - rows)).astype(first.dtype)
         return fn(block, present, jax.tree.map(lambda leaf: leaf[i], per_chunk))
 
-    total = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(chunk, 0))
     return jax.lax.fori_loop(
-        0, -(-n // rows), lambda i, total: jax.tree.map(jnp.add, total, chunk(i)), total
+        0,
+        -(-n // rows),
+        lambda i, total: jax.tree.map(jnp.add, total, chunk(i)),
+        zeros_like_of(chunk, 0),
     )
 
 

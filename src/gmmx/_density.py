@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
-from ._accuracy import PACKED, WHITENED, Plan, Route, reach
+from ._accuracy import CENTRED, PACKED, WHITENED, Plan, Route, reach
 from ._chunks import map_rows
-from ._covariance.base import AbstractCovariance
 from ._frame import Frame
+from ._near import Tiles, by_near
 
 if TYPE_CHECKING:
     from ._mixture import GaussianMixture
@@ -29,39 +29,41 @@ def log_joint_of(constant: Float[Array, " k"], y: Float[Array, "k d n"]) -> Floa
     return constant[:, None] - jnp.sum(y**2, axis=1) / 2
 
 
-def narrow_log_joint(
-    gmm: "GaussianMixture",
-    constant: Float[Array, " k"],
-    x: Float[Array, "n d"],
-    log_joint: Float[Array, "n k"],
-    at: Int[Array, " m"],
-) -> tuple[Float[Array, "n k"], AbstractCovariance, Float[Array, "m d n"]]:
-    """The log-joints with those of the components `at` whitened; their covariances and y.
-
-    A component K is none: it is dropped.
-    """
-    means, own_constant = (jnp.take(a, at, axis=0, mode="clip") for a in (gmm.means, constant))
-    own = gmm.structure.take(at)
-    y = own.whiten(x, means)
-    return log_joint.at[:, at].set(log_joint_of(own_constant, y).T, mode="drop"), own, y
-
-
-def zeros_like_of(fn: Callable[..., PyTree], *arguments: PyTree) -> PyTree:
-    """Zeros of the shapes that `fn` returns."""
-    return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(fn, *arguments))
+Reduce = Callable[[Float[Array, "n k"]], PyTree]
 
 
 @partial(jax.jit, static_argnames="reduce")
 def evaluate(
-    gmm: "GaussianMixture", x: Float[Array, "n d"], reduce: Callable[[Float[Array, "n k"]], PyTree]
+    gmm: "GaussianMixture", x: Float[Array, "n d"], reduce: Reduce | None = None
 ) -> tuple[PyTree, Bool[Array, ""]]:
     """`reduce` of log w_k N(x_i; μ_k, Σ_k), (n k), without holding all of it at once.
 
     And whether all of x is finite, which costs nothing here and a pass over x elsewhere.
     Compiled as one program, so that a call from Python is not dispatched operation by operation;
     inside a caller's transformation it is inlined.
+
+    **Arguments:**
+
+    - `reduce`: to what depends on a component only where it has a share in the row. Without it
+        all of the log-joints are returned, and all are accurate.
     """
+    values, finite, _ = _evaluate(gmm, x, reduce)
+    return values, finite
+
+
+@jax.jit
+def packed_share(gmm: "GaussianMixture", x: Float[Array, "n d"]) -> Float[Array, ""]:
+    """The part of the rows whose log-density is taken packed."""
+    return _evaluate(gmm, x, lambda log_joint: log_joint[:, :0])[2]
+
+
+def _evaluate(
+    gmm: "GaussianMixture", x: Float[Array, "n d"], reduce: Reduce | None
+) -> tuple[PyTree, Bool[Array, ""], Float[Array, ""]]:
+    """What `evaluate` and `packed_share` return."""
     plan = Plan.of(gmm, x, products=1)
+    apart = plan.apart and reduce is not None
+    reduce = (lambda log_joint: log_joint) if reduce is None else reduce
     constant = log_constant(gmm)
 
     # A gradient keeps the n × k log-joints and builds everything else again, chunk by chunk. The
@@ -76,7 +78,7 @@ def evaluate(
 
     if plan.fastest == WHITENED:
         values = map_rows(lambda block: reduce(whitened(block)), x, plan.rows)
-        return values, jnp.all(jnp.isfinite(x))
+        return values, jnp.all(jnp.isfinite(x)), jnp.zeros((), x.dtype)
 
     frame = Frame.of_model(gmm, turned=plan.fastest == PACKED)
     seen = frame.model(gmm)
@@ -90,38 +92,33 @@ def evaluate(
 
     coefficients = seen.structure.packed_coefficients(seen.means, constant)
 
+    none, all_of_it = jnp.zeros((), x.dtype), jnp.ones((), x.dtype)
+    slower = [lambda x: (whitened(x), none), lambda x: (centred(x), none)]
+
     @jax.checkpoint
-    def packed(x: Array, route: Route) -> Array:
+    def packed(x: Array, route: Route) -> tuple[Array, Array]:
         features = seen.structure.packed_features(frame.apply(x))
         log_joint = seen.structure.packed_log_density(coefficients, features)
-        return route.by_narrow(
-            lambda: log_joint, lambda at: narrow_log_joint(gmm, constant, x, log_joint, at)[0]
-        )
+        if not apart:
+            return log_joint, all_of_it
 
-    ways = [lambda x, _: whitened(x), lambda x, _: centred(x), packed]
+        def some(tiles: Tiles, log_joint: Array) -> tuple[Array, Array]:
+            y = tiles.whiten(gmm, tiles.rows(x))
+            return tiles.put(log_joint_of(tiles.of_component(constant), y), log_joint), all_of_it
 
-    def rows(x: Float[Array, "r d"]) -> tuple[PyTree, Array]:
+        def crowded() -> tuple[Array, Array]:
+            return jax.lax.switch(jnp.minimum(route.slower[0], CENTRED), slower, x)
+
+        return by_near(log_joint, constant, route, lambda: (log_joint, all_of_it), some, crowded)
+
+    ways = [*(lambda x, _, way=way: way(x) for way in slower), packed]
+
+    def rows(x: Float[Array, "r d"]) -> tuple[PyTree, Array, Array]:
         reaches = reach(frame.apply(jax.lax.stop_gradient(x)))
-        route = Route.of(seen, reaches[None], plan)
-        log_joint = jax.lax.switch(route.ways[0], ways[: plan.fastest + 1], x, route)
+        route = Route.of(seen, reaches[None], plan.fastest, apart)
+        log_joint, share = jax.lax.switch(route.ways[0], ways[: plan.fastest + 1], x, route)
         finite = jnp.broadcast_to(jnp.all(jnp.isfinite(reaches)), x.shape[:1])
-        return jax.checkpoint(reduce)(log_joint), finite
+        return jax.checkpoint(reduce)(log_joint), finite, jnp.broadcast_to(share, x.shape[:1])
 
-    values, finite = map_rows(rows, x, plan.rows)
-    return values, jnp.all(finite)
-
-
-@jax.jit
-def packed_share(gmm: "GaussianMixture", x: Float[Array, "n d"]) -> Float[Array, ""]:
-    """The part of the rows whose log-density is taken packed."""
-    plan = Plan.of(gmm, x, products=1)
-    if plan.fastest < PACKED:
-        return jnp.zeros((), x.dtype)
-    frame = Frame.of_model(gmm, turned=True)
-    seen = frame.model(gmm)
-
-    def rows(x: Float[Array, "r d"]) -> Array:
-        route = Route.of(seen, reach(frame.apply(x))[None], plan)
-        return jnp.full(x.shape[0], route.ways[0] == PACKED, x.dtype)
-
-    return jnp.mean(map_rows(rows, x, plan.rows))
+    values, finite, share = map_rows(rows, x, plan.rows)
+    return values, jnp.all(finite), jnp.mean(share)

@@ -1,13 +1,12 @@
 """The Gaussian mixture: its parameters, its density, and what follows from them."""
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
-from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, PyTree, Real
+from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, Real
 
 from . import _checks, _criteria
 from ._accuracy import Plan
@@ -15,7 +14,7 @@ from ._algebra import condition, linear, merge
 from ._batch import MixtureBatch
 from ._chunks import fold
 from ._covariance import AbstractCovariance, structure_named
-from ._density import evaluate
+from ._density import Reduce, evaluate
 from ._linalg import einsum, inverse_lower
 from ._moments import Moments, maximise, rows_moments
 from ._pathwise import pathwise as reparameterised
@@ -243,7 +242,7 @@ class GaussianMixture(eqx.Module):
 
     def component_log_prob(self, x: Any) -> Float[Array, "*batch k"]:
         """log w_k N(x; μ_k, Σ_k), the joint log-density of x and each component."""
-        return _at(self, x, _identity)
+        return _at(self, x)
 
     def log_prob(self, x: Any) -> Float[Array, "*batch"]:
         """log p(x), the mixture's log-density."""
@@ -437,7 +436,7 @@ class GaussianMixture(eqx.Module):
         return posterior(self, y, A, noise_covariance, b)
 
 
-def _at(gmm: GaussianMixture, x: Any, reduce: Callable[[Float[Array, "n k"]], PyTree]) -> Array:
+def _at(gmm: GaussianMixture, x: Any, reduce: Reduce | None = None) -> Array:
     """`reduce` of the log-joints at points of any leading axes.
 
     For few points what Python does here is a fifth of the time: so no method, and no conversion
@@ -449,10 +448,6 @@ def _at(gmm: GaussianMixture, x: Any, reduce: Callable[[Float[Array, "n k"]], Py
     if isinstance(finite, Tracer) or not bool(finite):
         _checks.check_finite(x, "x")
     return values if x.ndim == 2 else values.reshape(*x.shape[:-1], *values.shape[1:])
-
-
-def _identity(log_joint: Float[Array, "n k"]) -> Float[Array, "n k"]:
-    return log_joint
 
 
 def _log_prob(log_joint: Float[Array, "n k"]) -> Float[Array, " n"]:
@@ -511,6 +506,6 @@ def from_responsibilities(
         known = responsibilities.T if present is None else responsibilities.T * present
         nothing = jnp.zeros((), x.dtype)
         scatter = frame.structure.scatter(y, known)
-        return rows_moments(frame, x, scatter, known, centre, (nothing, nothing))
+        return rows_moments(frame, x, scatter, known, centre, (nothing,) * 3)
 
     return maximise(frame, fold(moments, (x, responsibilities), None, rows), reg_covar)

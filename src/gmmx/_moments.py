@@ -4,6 +4,8 @@ EM is `maximise(expect(gmm, x))`. `Moments` add: over chunks in a loop, over dev
 over files in Python, so long as the same model took them.
 """
 
+import dataclasses
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
 import equinox as eqx
@@ -12,10 +14,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
 from ._accuracy import PACKED, WHITENED, Plan, Route, everywhere, reach
-from ._chunks import chunk_of, fold
-from ._density import log_constant, log_joint_of, narrow_log_joint, zeros_like_of
+from ._chunks import chunk_of, fold, zeros_like_of
+from ._density import log_constant, log_joint_of
 from ._frame import Frame
 from ._linalg import einsum
+from ._near import Tiles, by_near
 
 if TYPE_CHECKING:
     from ._mixture import GaussianMixture
@@ -34,6 +37,8 @@ class Moments(eqx.Module):
     """Σ_i log p(x_i)"""
     count: Float[Array, ""]
     """Σ_i of the sample weights; n without them"""
+    crowded: Float[Array, ""]
+    """In how many chunks so many rows are near narrow components that nothing here is accurate"""
 
     def __add__(self, other: Self) -> Self:
         return jax.tree.map(jnp.add, self, other)
@@ -75,11 +80,23 @@ class Survey(eqx.Module):
         reaches, rows, features = jax.lax.map(chunk, jnp.arange(count))
         return cls(frame, reaches, rows, features, plan)
 
-    def route(self, gmm: "GaussianMixture") -> Route:
-        """The fastest accurate route to this model's moments."""
-        if self.plan.fastest == WHITENED:
-            return Route.whitened(self.reaches.shape[0], gmm.n_components)
-        return Route.of(self.frame.model(gmm), self.reaches, self.plan)
+    def route(self, gmm: "GaussianMixture", apart: bool | Bool[Array, ""] = True) -> Route:
+        """The fastest accurate route to this model's moments.
+
+        **Arguments:**
+
+        - `apart`: whether narrow components may be whitened apart. `Moments.crowded` says whether
+            what came of it is accurate.
+        """
+        plan = self.plan
+        if plan.fastest == WHITENED:
+            return Route.whitened(self.reaches.shape[0], gmm.means)
+        apart = apart & plan.apart
+        return Route.of(self.frame.model(gmm), self.reaches, plan.fastest, apart)
+
+    def together(self) -> Self:
+        """The same for routes that whiten no component apart, and are always accurate."""
+        return dataclasses.replace(self, plan=dataclasses.replace(self.plan, apart=False))
 
 
 def _responsibilities(log_joint: Array, weights: Array | None, axis: int) -> tuple[Array, Array]:
@@ -94,11 +111,6 @@ def _responsibilities(log_joint: Array, weights: Array | None, axis: int) -> tup
     return terms * scale, log_prob
 
 
-def filled_up(leaf: Float[Array, "m ..."], slots: int) -> Float[Array, "slots ..."]:
-    """With zeros, to so many along the first axis."""
-    return jnp.pad(leaf, [(0, slots - leaf.shape[0])] + [(0, 0)] * (leaf.ndim - 1))
-
-
 def times(weights: Array | None, present: Array | None) -> Array | None:
     """Sample weights of the rows that are present; None stands for one each."""
     if weights is None or present is None:
@@ -106,10 +118,13 @@ def times(weights: Array | None, present: Array | None) -> Array | None:
     return weights * present
 
 
-def _total(log_prob: Array, weights: Array | None) -> tuple[Array, Array]:
+def _totals(log_prob: Array, weights: Array | None, crowded: int = 0) -> tuple[Array, ...]:
+    """What moments hold beside those of the components."""
     if weights is None:
-        return jnp.sum(log_prob), jnp.asarray(log_prob.size, log_prob.dtype)
-    return jnp.sum(weights * log_prob), jnp.sum(weights)
+        total, count = jnp.sum(log_prob), jnp.asarray(log_prob.size, log_prob.dtype)
+    else:
+        total, count = jnp.sum(weights * log_prob), jnp.sum(weights)
+    return total, count, jnp.full_like(count, crowded)
 
 
 def rows_moments(
@@ -118,7 +133,7 @@ def rows_moments(
     scatter: Array,
     responsibilities: Float[Array, "k n"],
     centre: Float[Array, " d"],
-    totals: tuple[Float[Array, ""], Float[Array, ""]],
+    totals: tuple[Float[Array, ""], ...],
 ) -> Moments:
     """Moments of rows whose responsibilities, and scatter in y, are known."""
     weight = jnp.sum(responsibilities, axis=1)
@@ -152,7 +167,7 @@ def expect(
             y = gmm.structure.whiten(x, gmm.means)
             z, log_prob = _responsibilities(log_joint_of(constant, y), weights, axis=0)
             scatter = gmm.structure.scatter(y, z)
-            return rows_moments(gmm, x, scatter, z, frame.centre, _total(log_prob, weights))
+            return rows_moments(gmm, x, scatter, z, frame.centre, _totals(log_prob, weights))
 
         return fold(block, (x, weights), None, min(plan.whitened_rows, x.shape[0]))
 
@@ -167,7 +182,7 @@ def expect(
     def seen_rows_of(i: Array) -> Array:
         return frame.apply(rows_of(i)) if survey.rows is None else survey.rows[i]
 
-    def from_frame(moments: tuple[Array, Array, Array], totals: tuple[Array, Array]) -> Moments:
+    def from_frame(moments: tuple[Array, Array, Array], totals: tuple[Array, ...]) -> Moments:
         weight, first, second = moments
         return Moments(weight, frame.vectors_back(first), second, *totals)
 
@@ -176,7 +191,7 @@ def expect(
             x, weights = arrays[0], times(arrays[1], present)
             y = structure.whiten_centred(x, seen.means)
             z, log_prob = _responsibilities(log_joint_of(constant, y), weights, axis=0)
-            return structure.centred_sums(y, z, x), _total(log_prob, weights)
+            return structure.centred_sums(y, z, x), _totals(log_prob, weights)
 
         rows = seen_rows_of(i), weights
         sums, totals = fold(block, rows, None, min(plan.centred_rows, plan.rows))
@@ -190,32 +205,38 @@ def expect(
         route.any_packed, coefficients_of, lambda: zeros_like_of(coefficients_of)
     )
 
-    def packed(weights: Array | None, i: Array) -> PyTree:
+    def packed(weights: Array | None, i: Array) -> tuple[PyTree, Moments]:
         if survey.features is None:
             features = structure.packed_features(seen_rows_of(i))
         else:
             features = survey.features[i]
         log_joint = structure.packed_log_density(coefficients, features)
+        nothing = zeros_like_of(centred, weights, i)
+        nothing = nothing.weight, nothing.first, nothing.second
 
-        def narrow(at: Array) -> PyTree:
-            corrected, own, y = narrow_log_joint(gmm, constant, rows_of(i), log_joint, at)
-            z, log_prob = _responsibilities(corrected, weights, axis=1)
-            of_own = jnp.take(z, at, axis=1, mode="clip").T
-            return z, log_prob, filled_up(own.scatter(y, of_own), plan.slots)
-
-        def usual() -> PyTree:
+        def none(crowded: int = 0) -> tuple[Array, Moments]:
             z, log_prob = _responsibilities(log_joint, weights, axis=1)
-            own = zeros_like_of(narrow, route.slotted)[2] if plan.slots else None
-            return z, log_prob, own
+            return z, Moments(*nothing, *_totals(log_prob, weights, crowded))
 
-        responsibilities, log_prob, own = route.by_narrow(usual, narrow)
-        sums = structure.packed_sums(features, responsibilities)
-        return sums, own, _total(log_prob, weights)
+        def some(tiles: Tiles, log_joint: Array) -> tuple[Array, Moments]:
+            rows = tiles.rows(rows_of(i))
+            y = tiles.whiten(gmm, rows)
+            log_joint = tiles.put(log_joint_of(tiles.of_component(constant), y), log_joint)
+            z, log_prob = _responsibilities(log_joint, weights, axis=1)
+            own = tiles.moments(gmm, rows, y, tiles.get(z))
+            return z, Moments(*own, *_totals(log_prob, weights))
+
+        if plan.apart:
+            crowded = partial(none, crowded=1)
+            z, apart = by_near(log_joint, constant, route, none, some, crowded)
+        else:
+            z, apart = none()
+        return structure.packed_sums(features, z), apart
 
     ways_to = [
-        lambda weights, i: (zeros_like_of(packed, weights, i), whitened(rows_of(i), weights)),
-        lambda weights, i: (zeros_like_of(packed, weights, i), centred(weights, i)),
-        lambda weights, i: (packed(weights, i), zeros_like_of(centred, weights, i)),
+        lambda weights, i: (zeros_like_of(packed, weights, i)[0], whitened(rows_of(i), weights)),
+        lambda weights, i: (zeros_like_of(packed, weights, i)[0], centred(weights, i)),
+        packed,
     ]
 
     def chunk(
@@ -225,16 +246,17 @@ def expect(
         return jax.lax.switch(everywhere(way), ways_to[: plan.fastest + 1], weights, i)
 
     at = route.ways, jnp.arange(route.ways.size)
-    of_packed, moments = fold(chunk, (x, weights), at, plan.rows)
+    sums, moments = fold(chunk, (x, weights), at, plan.rows)
     if plan.fastest < PACKED:
         return moments
 
     def unpacked() -> Moments:
-        sums, own, totals = of_packed
-        weight, first, second = structure.packed_moments(sums, seen.means)
-        if plan.slots:
-            second = second.at[route.slotted].set(own, mode="drop")
-        return from_frame((weight, first, second), totals)
+        found = structure.packed_moments(sums, seen.means)
+        if plan.apart:
+            # Those of narrow components were taken apart.
+            found = jax.tree.map(lambda of_all: jnp.where(route.narrow, 0, of_all.T).T, found)
+        nothing = jnp.zeros((), x.dtype)
+        return from_frame(found, (nothing,) * 3)
 
     return moments + jax.lax.cond(route.any_packed, unpacked, lambda: zeros_like_of(unpacked))
 

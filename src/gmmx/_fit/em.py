@@ -6,7 +6,7 @@ from typing import Self
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from .._accuracy import PACKED, Route
 from .._mixture import GaussianMixture
@@ -17,6 +17,14 @@ from .implicit import Inputs, fixed_point, refuse
 from .options import positive, sweepable
 from .result import FitResult, Status, conclude, where
 
+# The largest relative error of a covariance in a step that is not made again. The next step, which
+# sees it, is accurate, and none converges on a step that is not.
+_ROUGH = 0.02
+
+# After so many steps in which too many rows were near narrow components, these are not whitened
+# apart any more: each such step is made twice. The first steps may be of the kind in any fit.
+_PATIENCE = 3
+
 
 class _Memory(eqx.Module):
     previous: GaussianMixture
@@ -24,6 +32,8 @@ class _Memory(eqx.Module):
     gain: Float[Array, ""]
     """The least gain of likelihood that the last M-step promised; zero without `reg_covar`"""
     route: Route
+    crowded: Int[Array, ""]
+    """How many steps were taken back because too many rows were near narrow components"""
     absent: Bool[Array, " k"]
     """The components that stood at weight zero before the first step: they have lost nothing"""
     empty: Bool[Array, ""]
@@ -72,14 +82,15 @@ class EMFitter(AbstractFitter):
         key: PRNGKeyArray,
     ) -> FitState:
         dtype = data.x.dtype
-        zero, route = jnp.zeros((), dtype), data.survey.route(gmm)
+        zero, none = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
+        route = data.survey.route(gmm)
         return FitState(
             gmm=gmm,
             n_iter=jnp.zeros((), jnp.int32),
             log_likelihood=jnp.full((), -jnp.inf, dtype),
             log_likelihood_diff=jnp.full((), jnp.inf, dtype),
             status=Status.running,
-            inner=_Memory(gmm, zero, route, gmm.logits == -jnp.inf, jnp.asarray(False)),
+            inner=_Memory(gmm, zero, route, none, gmm.logits == -jnp.inf, jnp.asarray(False)),
         )
 
     def step(self, state: FitState, data: _Data, weights: Float[Array, " n"] | None) -> FitState:
@@ -91,12 +102,16 @@ class EMFitter(AbstractFitter):
         log_likelihood = moments.log_likelihood / moments.count
         updated = maximise(gmm, moments, reg_covar, self.frozen)
 
-        # The moments have to be accurate for the model that came out as well: one that has
-        # narrowed beyond that is taken back, and the step made again in a slower way.
-        wanted = survey.route(updated)
-        taken_back = ~memory.route.suffices(wanted)
+        # The moments have to be accurate, and for the model that came out as well. Where they are
+        # not, the step is taken back and made again in a slower way.
+        crowded = moments.crowded > 0
+        n_crowded = memory.crowded + crowded.astype(jnp.int32)
+        wanted = survey.route(updated, apart=n_crowded < _PATIENCE)
+        error = memory.route.error(wanted)
+        taken_back = crowded | (error > _ROUGH)
+        slower = where(crowded, memory.route.together(), memory.route.both(wanted))
         again = dataclasses.replace(
-            state, inner=dataclasses.replace(memory, route=memory.route.both(wanted))
+            state, inner=dataclasses.replace(memory, route=slower, crowded=n_crowded)
         )
 
         d = gmm.n_features
@@ -110,7 +125,8 @@ class EMFitter(AbstractFitter):
         singular = ~_is_finite(updated)
         non_finite = ~jnp.isfinite(log_likelihood)
 
-        status = Status.where(jnp.abs(change) < tol, Status.converged, Status.running)
+        settled = (jnp.abs(change) < tol) & (error == 0)
+        status = Status.where(settled, Status.converged, Status.running)
         status = Status.where(singular, Status.singular_covariance, status)
         status = Status.where(fell, Status.likelihood_decreased, status)
         status = Status.where(non_finite, Status.non_finite, status)
@@ -125,6 +141,7 @@ class EMFitter(AbstractFitter):
                 previous=where(non_finite, memory.previous, gmm),
                 gain=reg_covar / 2 * jnp.sum(share * narrowing),
                 route=wanted,
+                crowded=n_crowded,
                 absent=memory.absent,
                 empty=jnp.any(is_empty(moments) & ~memory.absent),
             ),
@@ -139,7 +156,9 @@ class EMFitter(AbstractFitter):
     ) -> FitResult:
         memory, survey = state.inner, data.survey
         # Of the moments that this makes a compiler leaves what the likelihood needs.
-        moments = expect(state.gmm, data.x, weights, survey, survey.route(state.gmm))
+        survey = survey.together()
+        route = survey.route(state.gmm)
+        moments = expect(state.gmm, data.x, weights, survey, route)
         log_likelihood = moments.log_likelihood / moments.count
         lost = ~jnp.isfinite(log_likelihood) & (state.status != Status.non_finite)
         state = dataclasses.replace(

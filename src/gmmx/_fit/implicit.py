@@ -107,7 +107,7 @@ def _fixed_point_jvp(frozen, primals, tangents):
     # Units in which all features count alike, and the frame of the E-step: no value depends on
     # either.
     seen, data = constant((gmm, inputs.x))
-    units, survey = Standardisation.of(seen, data), Survey.of(seen, data, keep=False)
+    units, survey = Standardisation.of(seen, data), Survey.of(seen, data, keep=False).together()
     route = survey.route(seen)
 
     def model(free: PyTree, inputs: Inputs) -> GaussianMixture:
