@@ -168,7 +168,7 @@ class Route(eqx.Module):
         slower = everywhere(jnp.minimum(slower, fastest).astype(jnp.int32))
         few = jnp.sum(~(size <= _telling(size.dtype)), axis=1) <= seen.n_components // 8
         few = few & jnp.all(jnp.isfinite(size), axis=1) & apart
-        ways = everywhere(jnp.where(few, fastest, slower).astype(jnp.int32))
+        ways = everywhere(jnp.where(few, PACKED, slower).astype(jnp.int32))
         return cls(ways, slower, jnp.max(jnp.where((ways == PACKED)[:, None], size, 0), axis=0))
 
     @property

@@ -166,7 +166,7 @@ def by_near(
     sizes = [2 * k, 2 * k + -(-n // _TILE)]
 
     def any_of_them() -> PyTree:
-        near = Near.of(jax.lax.stop_gradient(told()), route)
+        near = Near.of(told(), route)
         needed = near.n_tiles()
         place = jnp.sum(needed > jnp.asarray(sizes))
         those = [lambda size=size: some(near.tiles(size), told()) for size in sizes]
