@@ -132,17 +132,15 @@ class FitError(RuntimeError):
 
 def announce(result: FitResult) -> None:
     """Raise or warn of a bad status, where Python sees it."""
-    status = result.status
-    if bool(status == Status.converged):
+    # By their messages, since to compare two statuses is a program of its own.
+    reason, steps = Status[result.status], int(result.n_iter)
+    if reason == Status[Status.converged]:
         return
-    steps, reason = int(result.n_iter), Status[status]
-    for failure in (Status.non_finite, Status.singular_covariance):
-        if bool(status == failure):
-            message = (
-                f"The fit failed at step {steps}: {reason} "
-                "(The exception's `result` holds the model.)"
-            )
-            raise FitError(message, result)
+    if reason in (Status[Status.non_finite], Status[Status.singular_covariance]):
+        message = (
+            f"The fit failed at step {steps}: {reason} (The exception's `result` holds the model.)"
+        )
+        raise FitError(message, result)
     # To the line that called fit.
     warnings.warn(f"After {steps} steps {reason}", FitWarning, stacklevel=4)
 
