@@ -62,20 +62,25 @@ def _evaluate(
     gmm: "GaussianMixture", x: Float[Array, "n d"], reduce: Reduce | None
 ) -> tuple[PyTree, Bool[Array, ""], Float[Array, ""]]:
     """What `evaluate` and `packed_share` return."""
-    return _decided(gmm, x, reduce, reduce is not None)
+    return assess(gmm, x, reduce, reduce is not None)
 
 
 @_evaluate.defjvp
 def _evaluate_jvp(reduce, primals, tangents):
     # On routes without narrow components apart, which a derivative would take a fifth longer for,
     # whether there are any or not.
-    return jax.jvp(lambda gmm, x: _decided(gmm, x, reduce, False), primals, tangents)
+    return jax.jvp(lambda gmm, x: assess(gmm, x, reduce, False), primals, tangents)
 
 
-def _decided(
+def assess(
     gmm: "GaussianMixture", x: Float[Array, "n d"], reduce: Reduce | None, apart: bool
 ) -> tuple[PyTree, Bool[Array, ""], Float[Array, ""]]:
-    """`apart` says whether narrow components may be whitened apart, where all else is packed."""
+    """What `evaluate` returns, and the part of the rows whose log-density is taken packed.
+
+    **Arguments:**
+
+    - `apart`: whether narrow components may be whitened apart, where all else is packed.
+    """
     plan = Plan.of(gmm, x, products=1)
     apart = apart and plan.apart
     reduce = (lambda log_joint: log_joint) if reduce is None else reduce
