@@ -72,12 +72,16 @@ class Survey(eqx.Module):
             return cls(frame, jnp.full((count, d), jnp.inf, x.dtype), None, None, plan)
         keep = keep and plan.keeps
 
-        def chunk(i: Array) -> tuple[Array, Array | None, Array | None]:
+        def chunk(i: Array) -> tuple[Array, Array | None]:
             z = frame.apply(chunk_of(x, i, plan.rows))
-            features = gmm.structure.packed_features(z) if plan.fastest == PACKED else None
-            return reach(z), z if keep else None, features if keep else None
+            return reach(z), z if keep else None
 
-        reaches, rows, features = jax.lax.map(chunk, jnp.arange(count))
+        reaches, rows = jax.lax.map(chunk, jnp.arange(count))
+        features = None
+        if rows is not None and plan.fastest == PACKED:
+            # Not in the loop, which would fill all of their memory with zeros before.
+            features = gmm.structure.packed_features(rows.reshape(-1, d))
+            features = features.reshape(count, plan.rows, -1)
         return cls(frame, reaches, rows, features, plan)
 
     def route(self, gmm: "GaussianMixture", apart: bool | Bool[Array, ""] = True) -> Route:

@@ -156,7 +156,7 @@ class FullCovariance(AbstractCovariance):
         return jnp.concatenate([-packing.pack(precisions) / 2, linear, constant[:, None]], axis=1)
 
     def packed_features(self, x: Float[Array, "n d"]) -> Float[Array, "n p"]:
-        return jnp.concatenate([packing.products(x), x, jnp.ones_like(x[:, :1])], axis=1)
+        return packing.monomials(x)
 
     def packed_log_density(
         self, coefficients: Float[Array, "k p"], features: Float[Array, "n p"]

@@ -10,6 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+# Beyond so many bytes columns are written once, to memory, and not put together in the cache.
+_CACHE = 2**25
+
 
 @lru_cache(maxsize=64)
 def _layout(d: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -24,7 +27,21 @@ def _layout(d: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return row, column, position
 
 
-def products(x: Float[Array, "n d"]) -> Float[Array, "n p"]:
+def monomials(x: Float[Array, "n d"]) -> Float[Array, "n p"]:
+    """The products x_i x_j, i ≤ j, then x and 1."""
+    n, d = x.shape
+    one = jnp.ones_like(x[:, :1])
+    if n * (d + 1) * (d + 2) // 2 * x.dtype.itemsize <= _CACHE:
+        return jnp.concatenate([_products(x), x, one], axis=1)
+    # As products of two columns of [x, 1] they are one pass, though slower an entry.
+    row, column, _ = _layout(d)
+    row, column = np.append(row, np.arange(d + 1)), np.append(column, np.full(d + 1, d))
+    extended = jnp.concatenate([x, one], axis=1)
+    left, right = (extended.at[:, of].get(mode="promise_in_bounds") for of in (row, column))
+    return left * right
+
+
+def _products(x: Float[Array, "n d"]) -> Float[Array, "n p"]:
     """The products x_i x_j, i ≤ j."""
     d = x.shape[-1]
     doubled = jnp.concatenate([x, x[:, : d // 2]], axis=1)
@@ -35,11 +52,11 @@ def products(x: Float[Array, "n d"]) -> Float[Array, "n p"]:
 
 
 def pack(matrix: Float[Array, "k d d"]) -> Float[Array, "k p"]:
-    """Coefficients c with Σ c·products(x) = xᵀAx for symmetric A."""
+    """Coefficients c of the products with c·φ(x) = xᵀAx for symmetric A."""
     row, column, _ = _layout(matrix.shape[-1])
     return matrix[:, row, column] * np.where(row == column, 1, 2).astype(matrix.dtype)
 
 
 def unpack(packed: Float[Array, "k p"], d: int) -> Float[Array, "k d d"]:
-    """The symmetric matrices Σ xxᵀ from sums of `products(x)`."""
+    """The symmetric matrices Σ xxᵀ from sums of the products."""
     return packed[:, _layout(d)[2]]
