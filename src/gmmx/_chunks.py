@@ -16,15 +16,19 @@ _ACCELERATOR_BYTES = 2**28
 _KEPT_BYTES = 2**28
 
 
-def rows_per_chunk(n: int, columns: int, itemsize: int, least: int = 256) -> int:
+def rows_per_chunk(
+    n: int, columns: int, itemsize: int, least: int = 256, most: int | None = None
+) -> int:
     """How many of n rows to take at once when each needs this many columns of working set.
 
-    Not fewer than `least`, below which a chunk's products would not pay for the chunk.
+    Not fewer than `least`, below which a chunk's products would not pay for the chunk, and not many
+    more than `most`.
 
     A divisor of n where there is one nearby, since then no row is padded or visited twice.
     """
     budget = _CPU_BYTES if jax.default_backend() == "cpu" else _ACCELERATOR_BYTES
     rows = max(least, budget // (columns * itemsize))
+    rows = rows if most is None else min(rows, most)
     if n <= 1.5 * rows:
         return n
     for candidate in range(rows, rows // 2, -1):

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 from ._accuracy import CENTRED, PACKED, WHITENED, Plan, Route, reach
 from ._chunks import map_rows
 from ._frame import Frame
+from ._linalg import sum_of_squares
 from ._near import Tiles, by_near
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def log_constant(gmm: "GaussianMixture") -> Float[Array, " k"]:
 
 def log_joint_of(constant: Float[Array, " k"], y: Float[Array, "k d n"]) -> Float[Array, "k n"]:
     """log w_k N(x; μ_k, Σ_k) from y = W_k(x − μ_k)."""
-    return constant[:, None] - jnp.sum(y**2, axis=1) / 2
+    return constant[:, None] - sum_of_squares(y, axis=1) / 2
 
 
 Reduce = Callable[[Float[Array, "n k"]], PyTree]

@@ -17,7 +17,7 @@ from ._accuracy import PACKED, WHITENED, Plan, Route, everywhere, reach
 from ._chunks import chunk_of, fold, zeros_like_of
 from ._density import log_constant, log_joint_of
 from ._frame import Frame
-from ._linalg import einsum
+from ._linalg import einsum, largest, total
 from ._near import Tiles, by_near
 
 if TYPE_CHECKING:
@@ -107,12 +107,11 @@ def _responsibilities(log_joint: Array, weights: Array | None, axis: int) -> tup
     """(z times the sample weights, log p) from log-joints with the components along `axis`."""
     # Kept from −∞, where no component has any density, so that a difference is not NaN.
     lowest = float(jnp.finfo(log_joint.dtype).min)
-    top = jnp.max(log_joint, axis=axis, keepdims=True, initial=lowest)
+    top = jnp.maximum(largest(log_joint, axis), lowest)
     terms = jnp.exp(log_joint - top)
-    total = jnp.sum(terms, axis=axis, keepdims=True)
-    log_prob = jnp.squeeze(jnp.log(total) + top, axis)
-    scale = 1 / total if weights is None else jnp.expand_dims(weights, axis) / total
-    return terms * scale, log_prob
+    sums = total(terms, axis)
+    scale = 1 / sums if weights is None else jnp.expand_dims(weights, axis) / sums
+    return terms * scale, jnp.squeeze(jnp.log(sums) + top, axis)
 
 
 def times(weights: Array | None, present: Array | None) -> Array | None:
@@ -125,10 +124,10 @@ def times(weights: Array | None, present: Array | None) -> Array | None:
 def _totals(log_prob: Array, weights: Array | None, crowded: int = 0) -> tuple[Array, ...]:
     """What moments hold beside those of the components."""
     if weights is None:
-        total, count = jnp.sum(log_prob), jnp.asarray(log_prob.size, log_prob.dtype)
+        log_likelihood, count = jnp.sum(log_prob), jnp.asarray(log_prob.size, log_prob.dtype)
     else:
-        total, count = jnp.sum(weights * log_prob), jnp.sum(weights)
-    return total, count, jnp.full_like(count, crowded)
+        log_likelihood, count = jnp.sum(weights * log_prob), jnp.sum(weights)
+    return log_likelihood, count, jnp.full_like(count, crowded)
 
 
 def rows_moments(
@@ -141,7 +140,7 @@ def rows_moments(
 ) -> Moments:
     """Moments of rows whose responsibilities, and scatter in y, are known."""
     weight = jnp.sum(responsibilities, axis=1)
-    raw = einsum("kn,nd->kd", responsibilities, x - centre)
+    raw = einsum("kn,dn->kd", responsibilities, x.T - centre[:, None])
     first = raw - weight[:, None] * (gmm.means - centre)
     return Moments(weight, first, scatter, *totals)
 
