@@ -35,6 +35,10 @@ _BLOCK_STEPS = 128
 # multiplications, n·K·d² a step, which take less than that on any machine.
 _FIRST_BLOCK = 2**31
 
+# A fit of so many at most is one program. That is a fourth of the above, since a fitter may make
+# several fits in one.
+_AT_ONCE = 2**29
+
 
 class FitState(eqx.Module):
     """A fit between two steps."""
@@ -287,9 +291,10 @@ def _observe(
     """The same steps driven from Python, in blocks short enough to be watched and interrupted."""
     limit, fitter = fitter.max_iter, fitter.without_limit()
     watched = progress or callback is not None or checkpoint is not None
-    first = 1 if watched else _FIRST_BLOCK // (x.size * gmm.means.size)
+    each = x.size * gmm.means.size
+    first = 1 if watched else _FIRST_BLOCK // each
     steps = int(np.clip(first, 1, _BLOCK_STEPS))
-    if steps >= limit and not watched:
+    if steps >= limit and limit * each <= _AT_ONCE and not watched:
         # Each program that is called costs what many steps of a small fit do.
         result, history = _at_once(fitter, x, gmm, weights, key, np.int32(limit))
         return _with_trace(result, history)
@@ -322,8 +327,8 @@ def _observe(
                     interrupted = True
                 if interrupted:
                     break
-                each = (time.perf_counter() - began) / max(done, 1)
-                steps = int(np.clip(_BLOCK_SECONDS / each, 1, _BLOCK_STEPS))
+                seconds = (time.perf_counter() - began) / max(done, 1)
+                steps = int(np.clip(_BLOCK_SECONDS / seconds, 1, _BLOCK_STEPS))
         except KeyboardInterrupt:
             interrupted = True
         finally:
