@@ -1,8 +1,7 @@
 """What a fitter is: four verbs, and one `fit` that drives them.
 
 Where the data are concrete, Python drives blocks of steps, so that a fit can be watched and
-interrupted, unless it is over before anybody could; inside a transformation the same steps run in
-one `lax.while_loop`.
+interrupted; inside a transformation the same steps run in one `lax.while_loop`.
 """
 
 import abc
@@ -34,10 +33,6 @@ _BLOCK_STEPS = 128
 # The first block of a fit that nobody watches, before any step was timed: of so many
 # multiplications, n·K·d² a step, which take less than that on any machine.
 _FIRST_BLOCK = 2**31
-
-# A fit of so many at most is one program. That is a fourth of the above, since a fitter may make
-# several fits in one.
-_AT_ONCE = 2**29
 
 
 class FitState(eqx.Module):
@@ -141,8 +136,7 @@ class AbstractFitter(eqx.Module):
         - `checkpoint`: where to keep the state, so that the same call resumes a fit that was
             killed; see `gmmx.Checkpoint`.
 
-        **Returns:** a `FitResult`. Ctrl-C ends the fit and returns the model as it is then; a fit
-        that takes no half second is one program and only stops.
+        **Returns:** a `FitResult`. Ctrl-C ends the fit and returns the model as it is then.
 
         **Raises:** `ValueError` for data that cannot be fitted; `FitError`, which holds the last
         good model, where a covariance became singular or the likelihood not finite. Warns
@@ -228,16 +222,6 @@ def _with_history(result: FitResult, history: Float[Array, "steps *starts"]) -> 
     return dataclasses.replace(result, history=of_starts[:, result.start])
 
 
-def _with_trace(
-    result: FitResult, history: Float[Array | np.ndarray, "steps *starts"]
-) -> FitResult:
-    """The result, with the likelihoods of as many steps as it made."""
-    # In NumPy: as a JAX array each length would be a program of its own.
-    history, made, start = jax.device_get((history, result.n_iter, result.start))
-    of_start = history.reshape(len(history), -1)[:made, start]
-    return dataclasses.replace(result, history=jax.device_put(of_start))
-
-
 class _Rows:
     """Stands for x in what a program returns, where x itself would be a copy of all the data."""
 
@@ -268,16 +252,6 @@ def _end(fitter, state, data, weights) -> FitResult:
     return fitter.finish(state, data, weights)
 
 
-@eqx.filter_jit
-def _at_once(fitter, x, gmm, weights, key, limit) -> tuple[FitResult, Array]:
-    """A fit that is over in one block, and the likelihoods of its steps."""
-    data = fitter.prepare(x, gmm)
-    state = fitter.init(data, gmm, weights, key)
-    history = _empty_history(state, _BLOCK_STEPS)
-    state, history = _advance(fitter, state, data, weights, limit, history)
-    return fitter.finish(state, data, weights), history
-
-
 def _observe(
     fitter: AbstractFitter,
     x: Array,
@@ -290,14 +264,6 @@ def _observe(
 ) -> FitResult:
     """The same steps driven from Python, in blocks short enough to be watched and interrupted."""
     limit, fitter = fitter.max_iter, fitter.without_limit()
-    watched = progress or callback is not None or checkpoint is not None
-    each = x.size * gmm.means.size
-    first = 1 if watched else _FIRST_BLOCK // each
-    steps = int(np.clip(first, 1, _BLOCK_STEPS))
-    if steps >= limit and limit * each <= _AT_ONCE and not watched:
-        # Each program that is called costs what many steps of a small fit do.
-        result, history = _at_once(fitter, x, gmm, weights, key, np.int32(limit))
-        return _with_trace(result, history)
     journal = Journal(checkpoint, fitter, x, gmm, weights, key)
     resumed = journal.resume()
     if resumed is None:
@@ -309,6 +275,9 @@ def _observe(
         state, blocks = resumed
         n_iter, going = int(state.n_iter), bool(state.status == Status.running)
     interrupted = False
+    watched = progress or callback is not None or checkpoint is not None
+    first = 1 if watched else _FIRST_BLOCK // (x.size * gmm.means.size)
+    steps = int(np.clip(first, 1, _BLOCK_STEPS))
     with _Bar(limit, progress) as bar:
         if n_iter:
             bar.update(n_iter, state)
@@ -327,15 +296,18 @@ def _observe(
                     interrupted = True
                 if interrupted:
                     break
-                seconds = (time.perf_counter() - began) / max(done, 1)
-                steps = int(np.clip(_BLOCK_SECONDS / seconds, 1, _BLOCK_STEPS))
+                each = (time.perf_counter() - began) / max(done, 1)
+                steps = int(np.clip(_BLOCK_SECONDS / each, 1, _BLOCK_STEPS))
         except KeyboardInterrupt:
             interrupted = True
         finally:
             journal.end(state, blocks)
     result = _end(fitter, state, data, weights)
     history = np.concatenate([np.zeros((0, *np.shape(state.log_likelihood)), x.dtype), *blocks])
-    result = _with_trace(result, history)
+    # In NumPy: as a JAX array each length would be a program of its own.
+    made, start = jax.device_get((result.n_iter, result.start))
+    of_start = history.reshape(n_iter, -1)[:made, start]
+    result = dataclasses.replace(result, history=jax.device_put(of_start))
     if interrupted and bool(result.status == Status.max_steps_reached):
         result = dataclasses.replace(result, status=Status.interrupted)
     return result
