@@ -21,14 +21,16 @@ def rows_per_chunk(
 ) -> int:
     """How many of n rows to take at once when each needs this many columns of working set.
 
-    Not fewer than `least`, below which a chunk's products would not pay for the chunk, and not many
-    more than `most`.
+    Not fewer than `least`, below which a chunk's products would not pay for the chunk, and on a CPU
+    not many more than `most`.
 
     A divisor of n where there is one nearby, since then no row is padded or visited twice.
     """
-    budget = _CPU_BYTES if jax.default_backend() == "cpu" else _ACCELERATOR_BYTES
+    on_cpu = jax.default_backend() == "cpu"
+    budget = _CPU_BYTES if on_cpu else _ACCELERATOR_BYTES
     rows = max(least, budget // (columns * itemsize))
-    rows = rows if most is None else min(rows, most)
+    if on_cpu and most is not None:
+        rows = min(rows, most)
     if n <= 1.5 * rows:
         return n
     for candidate in range(rows, rows // 2, -1):
