@@ -76,6 +76,19 @@ def test_an_interrupted_fit_gives_back_its_best(fitter, x, gmm, how):
     assert len(result.history) == result.n_iter and np.isfinite(result.history).all()
 
 
+class StoppedBeforeItsFirstStep(EMFitter):
+    def step(self, state, data, weights):
+        interrupt()
+
+
+def test_a_fit_that_is_interrupted_as_it_compiles_gives_back_its_start(x, gmm):
+    with pytest.warns(gmmx.FitWarning, match="After 0 steps the fit was interrupted"):
+        result = StoppedBeforeItsFirstStep().fit(x, gmm, callback=lambda state: None)
+    np.testing.assert_array_equal(result.gmm.means, gmm.means)
+    assert result.n_iter == len(result.history) == 0
+    np.testing.assert_allclose(result.log_likelihood, gmm.score(x), rtol=1e-12)
+
+
 def test_a_callback_ends_the_fit(fitter, x, gmm):
     watch = Watch(lambda: True)
     with pytest.warns(gmmx.FitWarning):
@@ -99,6 +112,20 @@ def test_progress_shows_the_likelihood(x, gmm, capsys):
     assert f"{float(result.history[-1]):.4f}" in shown and "log-likelihood" in shown
     EMFitter().fit(x, gmm)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("make", [EMFitter, lambda **limit: Restarts(EMFitter(**limit), 3)])
+@pytest.mark.parametrize("max_iter", [5, 2500])
+def test_a_fit_is_the_same_whether_it_is_watched_or_not(x, gmm, make, max_iter):
+    """Unwatched a small fit is one program, up to some two thousand steps, and goes on after."""
+    fitter = make(tol=0, max_iter=max_iter)
+    with pytest.warns(gmmx.FitWarning, match=f"After {max_iter} steps max_iter was reached"):
+        alone, watched = fitter.fit(x, gmm), fitter.fit(x, gmm, callback=lambda state: None)
+    assert alone.n_iter == watched.n_iter == len(alone.history) == max_iter
+    assert bool(alone.status == watched.status) and alone.start == watched.start
+    np.testing.assert_allclose(alone.history, watched.history, rtol=1e-12)
+    np.testing.assert_allclose(alone.log_likelihood, watched.log_likelihood, rtol=1e-12)
+    np.testing.assert_allclose(alone.gmm.means, watched.gmm.means, rtol=1e-9)
 
 
 @contextlib.contextmanager

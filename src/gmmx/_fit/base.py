@@ -1,12 +1,14 @@
 """What a fitter is: four verbs, and one `fit` that drives them.
 
 Where the data are concrete, Python drives blocks of steps, so that a fit can be watched and
-interrupted; inside a transformation the same steps run in one `lax.while_loop`.
+interrupted, unless it is over before anybody could; inside a transformation the same steps run in
+one `lax.while_loop`.
 """
 
 import abc
 import dataclasses
 import logging
+import math
 import time
 from collections.abc import Callable
 from typing import Any, Self
@@ -33,6 +35,12 @@ _BLOCK_STEPS = 128
 # The first block of a fit that nobody watches, before any step was timed: of so many
 # multiplications, n·K·d² a step, which take less than that on any machine.
 _FIRST_BLOCK = 2**31
+
+# A fit that nobody watches is one program where so many steps take so many multiplications at most:
+# fewer than above, since a fitter may make several fits in one. Each program that is called costs
+# what many steps of a small fit do. By the data alone, so that other settings compile nothing new.
+_STEPS_AT_ONCE = 2**11
+_AT_ONCE = 2**29
 
 
 class FitState(eqx.Module):
@@ -136,7 +144,8 @@ class AbstractFitter(eqx.Module):
         - `checkpoint`: where to keep the state, so that the same call resumes a fit that was
             killed; see `gmmx.Checkpoint`.
 
-        **Returns:** a `FitResult`. Ctrl-C ends the fit and returns the model as it is then.
+        **Returns:** a `FitResult`. Ctrl-C ends the fit and returns the model as it is then; a fit
+        of small data that nothing watches is over too soon for that, and only stops.
 
         **Raises:** `ValueError` for data that cannot be fitted; `FitError`, which holds the last
         good model, where a covariance became singular or the likelihood not finite. Warns
@@ -190,6 +199,23 @@ def _empty_history(state: FitState, steps: int) -> Float[Array, "steps *starts"]
     return jnp.full((steps, *value.shape), jnp.nan, value.dtype)
 
 
+def _whole(
+    fitter: AbstractFitter,
+    x: Array,
+    gmm: GaussianMixture,
+    weights: Array | None,
+    key: PRNGKeyArray,
+    limit: Int[Array, ""] | int,
+    steps: int,
+) -> tuple[FitResult, FitState, Float[Array, "steps *starts"]]:
+    """A fit up to `limit`, the state that it ended with, and the likelihoods of its steps."""
+    data = fitter.prepare(x, gmm)
+    state = fitter.init(data, gmm, weights, key)
+    history = _empty_history(state, steps)
+    state, history = _advance(fitter, state, data, weights, limit, history)
+    return fitter.finish(state, data, weights), state, history
+
+
 @eqx.filter_jit
 def solve(
     fitter: AbstractFitter,
@@ -204,11 +230,10 @@ def solve(
     def steps(arguments: PyTree) -> FitResult:
         settings, data, start, counts, key = arguments
         solver = eqx.combine(settings, fixed)
-        data = solver.prepare(data, start)
-        state = solver.init(data, start, counts, key)
-        history = _empty_history(state, solver.max_iter)
-        state, history = _advance(solver, state, data, counts, solver.max_iter, history)
-        return _with_history(solver.finish(state, data, counts), history)
+        limit = solver.max_iter
+        result, _, history = _whole(solver, data, start, counts, key, limit, limit)
+        of_starts = history.reshape(limit, -1)
+        return dataclasses.replace(result, history=of_starts[:, result.start])
 
     # Beside the n × K × d numbers of y there are as many again that come and go.
     batches = in_batches(steps, 2 * x.size * gmm.n_components, x.dtype.itemsize)
@@ -216,10 +241,11 @@ def solve(
     return fitter.attach(result, x, gmm, weights)
 
 
-def _with_history(result: FitResult, history: Float[Array, "steps *starts"]) -> FitResult:
-    """The result, with the likelihoods of the start that it is of."""
-    of_starts = history.reshape(history.shape[0], -1)
-    return dataclasses.replace(result, history=of_starts[:, result.start])
+@eqx.filter_jit
+def _at_once(fitter, x, gmm, weights, key, limit) -> tuple[FitResult, FitState, Array, Array]:
+    """The whole fit, and whether it would go on."""
+    whole = _whole(fitter, x, gmm, weights, key, limit, _STEPS_AT_ONCE)
+    return *whole, whole[1].status == Status.running
 
 
 class _Rows:
@@ -264,8 +290,17 @@ def _observe(
 ) -> FitResult:
     """The same steps driven from Python, in blocks short enough to be watched and interrupted."""
     limit, fitter = fitter.max_iter, fitter.without_limit()
+    watched = progress or callback is not None or checkpoint is not None
+    each = x.size * gmm.means.size
     journal = Journal(checkpoint, fitter, x, gmm, weights, key)
     resumed = journal.resume()
+    if not watched and each * _STEPS_AT_ONCE <= _AT_ONCE:
+        most = np.int32(min(limit, _STEPS_AT_ONCE))
+        result, state, *seen = _at_once(fitter, x, gmm, weights, key, most)
+        history, going = jax.device_get(seen)
+        if limit <= _STEPS_AT_ONCE or not going:
+            return _with_trace(result, history)
+        resumed = state, [history]
     if resumed is None:
         data, state = _begin(fitter, x, gmm, (weights, key))
         n_iter, going, blocks = 0, True, []
@@ -275,8 +310,7 @@ def _observe(
         state, blocks = resumed
         n_iter, going = int(state.n_iter), bool(state.status == Status.running)
     interrupted = False
-    watched = progress or callback is not None or checkpoint is not None
-    first = 1 if watched else _FIRST_BLOCK // (x.size * gmm.means.size)
+    first = 1 if watched else _FIRST_BLOCK // each
     steps = int(np.clip(first, 1, _BLOCK_STEPS))
     with _Bar(limit, progress) as bar:
         if n_iter:
@@ -296,21 +330,26 @@ def _observe(
                     interrupted = True
                 if interrupted:
                     break
-                each = (time.perf_counter() - began) / max(done, 1)
-                steps = int(np.clip(_BLOCK_SECONDS / each, 1, _BLOCK_STEPS))
+                seconds = (time.perf_counter() - began) / max(done, 1)
+                steps = int(np.clip(_BLOCK_SECONDS / seconds, 1, _BLOCK_STEPS))
         except KeyboardInterrupt:
             interrupted = True
         finally:
             journal.end(state, blocks)
     result = _end(fitter, state, data, weights)
     history = np.concatenate([np.zeros((0, *np.shape(state.log_likelihood)), x.dtype), *blocks])
-    # In NumPy: as a JAX array each length would be a program of its own.
-    made, start = jax.device_get((result.n_iter, result.start))
-    of_start = history.reshape(n_iter, -1)[:made, start]
-    result = dataclasses.replace(result, history=jax.device_put(of_start))
+    result = _with_trace(result, history)
     if interrupted and bool(result.status == Status.max_steps_reached):
         result = dataclasses.replace(result, status=Status.interrupted)
     return result
+
+
+def _with_trace(result: FitResult, history: Float[np.ndarray, "steps *starts"]) -> FitResult:
+    """The result, with the likelihoods of its steps, of the start that it is of."""
+    # In NumPy: as a JAX array each length would be a program of its own.
+    made, start = jax.device_get((result.n_iter, result.start))
+    of_start = history.reshape(len(history), math.prod(history.shape[1:]))[:made, start]
+    return dataclasses.replace(result, history=jax.device_put(of_start))
 
 
 class _Bar:
