@@ -46,14 +46,16 @@ def _telling(dtype: jnp.dtype) -> float:
 # worth it.
 _WORTH = {1: 1.1, 2: 1.6}
 
-# From so many rows a feature on, by that number, the coefficients are worth it.
-_ENOUGH = {1: 24, 2: 16}
+# From so many numbers of x for each packed feature on, by the number of products, the coefficients
+# are worth it.
+_ENOUGH = {1: 48, 2: 36}
 
 # The most rows of which y is held for moments: reductions over longer ones wait for memory. At
 # n = 65,536, d = 8, K = 3 a fit took 2.5 times as long.
 _MOMENTS_ROWS = 8192
 
-# Below this many multiplications a pass, whitening is as fast and compiles sooner.
+# Below this many multiplications a pass, in the dearer of the ways, whitening is as fast and compiles
+# sooner.
 _SMALLEST = 2**20
 
 
@@ -94,11 +96,13 @@ class Plan(eqx.Module):
             lambda structure, x: structure.packed_features(x[:1]), gmm.structure, x
         )
         width = features.shape[1]
+        # What closes the structure under linear maps is a matrix, which whitens d by d.
+        whitening = d * d if gmm.structure.closed_under_linear_maps else d
         # The features cost as much however few the components are that share them, and the
         # coefficients however few the rows. The constants are from timings at d = 2 to 64.
-        if n * k * width < _SMALLEST:
+        if n * k * max(width, whitening) < _SMALLEST:
             fastest = WHITENED
-        elif n < _ENOUGH[products] * d:
+        elif n * d < _ENOUGH[products] * width:
             fastest = WHITENED if products == 1 else CENTRED
         elif width > _WORTH[products] * k * d:
             fastest = CENTRED
