@@ -54,8 +54,8 @@ _ENOUGH = {1: 48, 2: 36}
 # n = 65,536, d = 8, K = 3 a fit took 2.5 times as long.
 _MOMENTS_ROWS = 8192
 
-# Below this many multiplications a pass, in the dearer of the ways, whitening is as fast and compiles
-# sooner.
+# Below this many multiplications a pass, in the dearer of the ways, whitening is as fast and
+# compiles sooner.
 _SMALLEST = 2**20
 
 

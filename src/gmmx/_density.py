@@ -12,8 +12,8 @@ from jaxtyping import Array, Bool, Float, PyTree
 from ._accuracy import CENTRED, PACKED, WHITENED, Plan, Route, reach
 from ._chunks import map_rows
 from ._frame import Frame
-from ._linalg import sum_of_squares
 from ._near import Tiles, by_near
+from ._reductions import sum_of_squares
 
 if TYPE_CHECKING:
     from ._mixture import GaussianMixture
@@ -28,6 +28,11 @@ def log_constant(gmm: "GaussianMixture") -> Float[Array, " k"]:
 def log_joint_of(constant: Float[Array, " k"], y: Float[Array, "k d n"]) -> Float[Array, "k n"]:
     """log w_k N(x; μ_k, Σ_k) from y = W_k(x − μ_k)."""
     return constant[:, None] - sum_of_squares(y, axis=1) / 2
+
+
+def log_prob_of(log_joint: Float[Array, "n k"]) -> Float[Array, " n"]:
+    """log Σ_k w_k N(x; μ_k, Σ_k)."""
+    return jax.nn.logsumexp(log_joint, axis=-1)
 
 
 Reduce = Callable[[Float[Array, "n k"]], PyTree]

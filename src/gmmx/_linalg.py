@@ -8,7 +8,7 @@ small matrices one by one. What is here is made of elementwise steps and matrix 
 over the whole batch at once, and differentiates both ways.
 """
 
-from functools import partial, reduce
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +23,6 @@ _LEAF = 32
 _BLOCK = 2
 # Up to this size rows, and the terms of a product, are written out, which a compiler fuses.
 _UNROLLED = 4
-# Up to this size an axis that is reduced is written out.
-_SHORT = 8
 
 
 def whiten_by(matrix: Float[Array, "*k d d"], b: Float[Array, "*k d m"]) -> Float[Array, "*k d m"]:
@@ -128,40 +126,6 @@ def product(a: Float[Array, "*#k l m"], b: Float[Array, "*#k m n"]) -> Float[Arr
         return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
     terms = [a[..., :, m, None] * b[..., None, m, :] for m in range(inner)]
     return sum(terms[1:], terms[0])
-
-
-# On the CPU each of XLA's reductions is a call of its own, and along an axis that is not the last
-# one it waits for memory: at n = 50,000, d = 1, K = 5 a fit took four times as long. So a short
-# axis is written out, but not the last one, whose entries lie next to each other.
-
-
-def total(a: Float[Array, "..."], axis: int) -> Float[Array, "..."]:
-    """The sum along an axis, which is kept; written out if it is short."""
-    if _is_short(a, axis):
-        return reduce(jnp.add, _along(a, axis, keepdims=True))
-    return jnp.sum(a, axis=axis, keepdims=True)
-
-
-def largest(a: Float[Array, "..."], axis: int) -> Float[Array, "..."]:
-    """The maximum along an axis, which is kept; written out if it is short."""
-    if _is_short(a, axis):
-        return reduce(jnp.maximum, _along(a, axis, keepdims=True))
-    return jnp.max(a, axis=axis, keepdims=True)
-
-
-def sum_of_squares(a: Float[Array, "..."], axis: int) -> Float[Array, "..."]:
-    """Σ a² along an axis; written out if it is short."""
-    if _is_short(a, axis):
-        return reduce(jnp.add, [part**2 for part in _along(a, axis, keepdims=False)])
-    return jnp.sum(a**2, axis=axis)
-
-
-def _is_short(a: Array, axis: int) -> bool:
-    return axis < a.ndim - 1 and a.shape[axis] <= _SHORT
-
-
-def _along(a: Array, axis: int, keepdims: bool) -> list[Array]:
-    return [jax.lax.index_in_dim(a, i, axis, keepdims) for i in range(a.shape[axis])]
 
 
 def safe_sqrt(square: Float[Array, "*batch"]) -> Float[Array, "*batch"]:

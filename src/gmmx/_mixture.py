@@ -14,7 +14,7 @@ from ._algebra import condition, linear, merge
 from ._batch import MixtureBatch
 from ._chunks import fold
 from ._covariance import AbstractCovariance, structure_named
-from ._density import Reduce, evaluate
+from ._density import Reduce, evaluate, log_prob_of
 from ._linalg import einsum, inverse_lower
 from ._moments import Moments, maximise, rows_moments
 from ._pathwise import pathwise as reparameterised
@@ -246,7 +246,7 @@ class GaussianMixture(eqx.Module):
 
     def log_prob(self, x: Any) -> Float[Array, "*batch"]:
         """log p(x), the mixture's log-density."""
-        return _at(self, x, _log_prob)
+        return _at(self, x, log_prob_of)
 
     def score_samples(self, x: Any) -> Float[Array, "*batch"]:
         """scikit-learn's name of `log_prob`."""
@@ -448,10 +448,6 @@ def _at(gmm: GaussianMixture, x: Any, reduce: Reduce | None = None) -> Array:
     if isinstance(finite, Tracer) or not bool(finite):
         _checks.check_finite(x, "x")
     return values if x.ndim == 2 else values.reshape(*x.shape[:-1], *values.shape[1:])
-
-
-def _log_prob(log_joint: Float[Array, "n k"]) -> Float[Array, " n"]:
-    return jax.nn.logsumexp(log_joint, axis=-1)
 
 
 def _responsibilities(log_joint: Float[Array, "n k"]) -> Float[Array, "n k"]:

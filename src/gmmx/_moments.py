@@ -17,8 +17,9 @@ from ._accuracy import PACKED, WHITENED, Plan, Route, everywhere, reach
 from ._chunks import chunk_of, fold, zeros_like_of
 from ._density import log_constant, log_joint_of
 from ._frame import Frame
-from ._linalg import einsum, largest, total
+from ._linalg import einsum
 from ._near import Tiles, by_near
+from ._reductions import largest, total
 
 if TYPE_CHECKING:
     from ._mixture import GaussianMixture

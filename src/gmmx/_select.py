@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from . import _checks
 from ._covariance import AbstractCovariance, structure_named
-from ._density import evaluate
+from ._density import evaluate, log_prob_of
 from ._fit.base import AbstractFitter, solve
 from ._fit.em import EMFitter
 from ._fit.restarts import Restarts
@@ -272,7 +272,7 @@ def _start(
 
 
 def _log_prob_and_certainty(log_joint: Float[Array, "n k"]) -> Float[Array, "n 2"]:
-    log_prob = jax.nn.logsumexp(log_joint, axis=-1)
+    log_prob = log_prob_of(log_joint)
     return jnp.stack([log_prob, jnp.max(log_joint, axis=-1) - log_prob], axis=-1)
 
 

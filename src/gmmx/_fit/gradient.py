@@ -12,13 +12,13 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray, PyTree
 
 from .._checks import check_count
-from .._density import assess
+from .._density import assess, log_prob_of
 from .._mixture import GaussianMixture
 from .._standardise import Standardisation
 from .base import AbstractFitter, FitState
 from .frozen import check_frozen, split
 from .options import optional, positive, sweepable
-from .result import FitResult, Status, conclude, where
+from .result import FitResult, Status, conclude, mean_of, where
 
 
 class _Memory(eqx.Module):
@@ -260,13 +260,8 @@ class GradientFitter(AbstractFitter):
         weights: Float[Array, " n"] | None,
     ) -> FitResult:
         # In the ways that derivatives take.
-        log_prob, _, packed = assess(state.gmm, data, _log_prob, apart=False)
-        log_likelihood = jnp.mean(log_prob if weights is None else weights * log_prob)
-        return conclude(state, log_likelihood, packed)
-
-
-def _log_prob(log_joint: Float[Array, "n k"]) -> Float[Array, " n"]:
-    return jax.nn.logsumexp(log_joint, axis=-1)
+        log_prob, _, packed = assess(state.gmm, data, log_prob_of, apart=False)
+        return conclude(state, mean_of(log_prob, weights), packed)
 
 
 def _descend(optimiser, loss, free, state, z, train, size):

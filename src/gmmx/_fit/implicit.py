@@ -27,7 +27,7 @@ from .._moments import Survey, expect, maximise
 from .._standardise import Standardisation
 from .frozen import split
 from .krylov import solve_by_products
-from .result import FitResult, mean_log_prob
+from .result import FitResult, mean_of
 
 _NOT_CONVERGED = (
     "the fit has not converged enough to be differentiated: its model is too far from the fixed "
@@ -134,7 +134,7 @@ def _fixed_point_jvp(frozen, primals, tangents):
     free_moved = _solve(push, forced)
     _, gmm_moved = jax.jvp(model, (free, inputs), (free_moved, moved))
     _, value_moved = jax.jvp(
-        lambda free, inputs: mean_log_prob(model(free, inputs), inputs.x, inputs.weights),
+        lambda free, inputs: mean_of(model(free, inputs).log_prob(inputs.x), inputs.weights),
         (free, inputs),
         (free_moved, moved),
     )

@@ -110,11 +110,8 @@ def conclude(
     )
 
 
-def mean_log_prob(
-    gmm: GaussianMixture, x: Float[Array, "n d"], weights: Float[Array, " n"] | None
-) -> Float[Array, ""]:
-    """Σ w_i log p(x_i) / Σ w_i"""
-    log_prob = gmm.log_prob(x)
+def mean_of(log_prob: Float[Array, " n"], weights: Float[Array, " n"] | None) -> Float[Array, ""]:
+    """Σ w_i log p(x_i) / Σ w_i, of weights whose mean is one."""
     return jnp.mean(log_prob if weights is None else weights * log_prob)
 
 
