@@ -272,8 +272,8 @@ class AbstractCovariance(eqx.Module):
     ) -> Float[Array, "c k"]:
         """‖|W_k|(reach + |μ_k|)‖², not less than `cancellation`: one product with vectors."""
         factors = jnp.abs(self.factors(*means.shape))
-        centres = einsum("kde,ke->kd", factors, jnp.abs(means))
-        return jnp.sum((einsum("kde,ce->ckd", factors, reaches) + centres) ** 2, axis=-1)
+        extents = reaches[:, None] + jnp.abs(means)
+        return jnp.sum(einsum("kde,cke->ckd", factors, extents) ** 2, axis=-1)
 
     # The M-step
 
