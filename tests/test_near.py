@@ -29,7 +29,7 @@ def test_every_near_pair_stands_in_one_place(n, k, part, seed):
     narrow = np.append(narrow, False)
     ways = jnp.full(1, PACKED)
     route = Route(ways, ways, jnp.where(narrow, 1e7, 1.0))
-    found = Near.of(jnp.asarray(log_joint), route)
+    found = Near.of(jnp.asarray(log_joint.T), route)
     needed = int(found.n_tiles())
     for size in (needed, needed + 3):
         if size == 0:

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Bool, Float, Int
 
-from ._chunks import rows_per_chunk, worth_keeping
+from ._chunks import rows_per_chunk
 
 if TYPE_CHECKING:
     from ._mixture import GaussianMixture
@@ -50,9 +50,9 @@ _WORTH = {1: 1.1, 2: 1.6}
 # are worth it.
 _ENOUGH = {1: 48, 2: 36}
 
-# The most rows of which y is held for moments: reductions over longer ones wait for memory. At
-# n = 65,536, d = 8, K = 3 a fit took 2.5 times as long.
-_MOMENTS_ROWS = 8192
+# The most rows of one chunk on a CPU, where reductions over components wait for memory if rows are
+# longer. A fit of d = 8, K = 3 took 2.5 times as long without, one of d = 2, K = 64 four times.
+_MOST_ROWS = 8192
 
 # Below this many multiplications a pass, in the dearer of the ways, whitening is as fast and
 # compiles sooner.
@@ -85,8 +85,6 @@ class Plan(eqx.Module):
     """The fastest of the ways that is worth its preparation"""
     apart: bool = eqx.field(static=True)
     """Whether narrow components may be whitened apart, where all else is packed"""
-    keeps: bool = eqx.field(static=True)
-    """Whether the rows in their frame, and the features of those packed, fit into memory"""
 
     @classmethod
     def of(cls, gmm: "GaussianMixture", x: Float[Array, "n d"], products: int) -> Self:
@@ -95,7 +93,7 @@ class Plan(eqx.Module):
         features = jax.eval_shape(
             lambda structure, x: structure.packed_features(x[:1]), gmm.structure, x
         )
-        width = features.shape[1]
+        width = features.shape[0]
         # What closes the structure under linear maps is a matrix, which whitens d by d.
         whitening = d * d if gmm.structure.closed_under_linear_maps else d
         # The features cost as much however few the components are that share them, and the
@@ -113,15 +111,13 @@ class Plan(eqx.Module):
         # Moments need all of y at once beside the rows, as they came and in their frame; distances
         # half of it and some of the other half.
         columns = (k + 2) * d if products == 2 else -(-5 * k * d // 8)
-        most = _MOMENTS_ROWS if products == 2 else None
+        most = _MOST_ROWS if products == 2 else None
         centred_rows = rows_per_chunk(n, columns, itemsize, most=most)
-        kept = {WHITENED: 0, CENTRED: d, PACKED: width + d}[fastest]
-        keeps = products == 2 and worth_keeping(n, kept, itemsize)
-        # Kept features are only copied into the cache, where larger chunks are faster.
-        packed_rows = rows_per_chunk(n, width // 3 + k if keeps else width + k, itemsize)
+        # Products read the features along their rows, so that more of them may stand side by side.
+        packed_rows = rows_per_chunk(n, (width + k) // 2, itemsize, most=_MOST_ROWS)
         rows = (whitened_rows, centred_rows, packed_rows)[fastest]
         apart = fastest == PACKED and gmm.structure.separable
-        return cls(rows, whitened_rows, centred_rows, fastest, apart, keeps)
+        return cls(rows, whitened_rows, centred_rows, fastest, apart)
 
 
 def reach(z: Float[Array, "r d"]) -> Float[Array, " d"]:

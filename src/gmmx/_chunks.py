@@ -13,7 +13,7 @@ _CPU_BYTES = 5 * 2**20
 _ACCELERATOR_BYTES = 2**28
 
 # Bytes that a fit may take beside its data, to keep what its steps would make anew each time.
-_KEPT_BYTES = 2**28
+_KEPT_BYTES = 2**27
 
 
 def rows_per_chunk(

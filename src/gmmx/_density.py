@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 from ._accuracy import CENTRED, PACKED, WHITENED, Plan, Route, reach
 from ._chunks import map_rows
 from ._frame import Frame
+from ._linalg import materialised
 from ._near import Tiles, by_near
 from ._reductions import sum_of_squares
 
@@ -30,19 +31,19 @@ def log_joint_of(constant: Float[Array, " k"], y: Float[Array, "k d n"]) -> Floa
     return constant[:, None] - sum_of_squares(y, axis=1) / 2
 
 
-def log_prob_of(log_joint: Float[Array, "n k"]) -> Float[Array, " n"]:
+def log_prob_of(log_joint: Float[Array, "k n"]) -> Float[Array, " n"]:
     """log Σ_k w_k N(x; μ_k, Σ_k)."""
-    return jax.nn.logsumexp(log_joint, axis=-1)
+    return jax.nn.logsumexp(log_joint, axis=0)
 
 
-Reduce = Callable[[Float[Array, "n k"]], PyTree]
+Reduce = Callable[[Float[Array, "k n"]], PyTree]
 
 
 @partial(jax.jit, static_argnames="reduce")
 def evaluate(
     gmm: "GaussianMixture", x: Float[Array, "n d"], reduce: Reduce | None = None
 ) -> tuple[PyTree, Bool[Array, ""]]:
-    """`reduce` of log w_k N(x_i; μ_k, Σ_k), (n k), without holding all of it at once.
+    """`reduce` of log w_k N(x_i; μ_k, Σ_k), (k n), without holding all of it at once.
 
     And whether all of x is finite, which costs nothing here and a pass over x elsewhere.
     Compiled as one program, so that a call from Python is not dispatched operation by operation;
@@ -51,7 +52,7 @@ def evaluate(
     **Arguments:**
 
     - `reduce`: to what depends on a component only where it has a share in the row. Without it
-        all of the log-joints are returned, and all are accurate.
+        all of the log-joints are returned, (n k), and all are accurate.
     """
     values, finite, _ = _evaluate(gmm, x, reduce)
     return values, finite
@@ -60,7 +61,7 @@ def evaluate(
 @jax.jit
 def packed_share(gmm: "GaussianMixture", x: Float[Array, "n d"]) -> Float[Array, ""]:
     """The part of the rows whose log-density is taken packed."""
-    return _evaluate(gmm, x, lambda log_joint: log_joint[:, :0])[2]
+    return _evaluate(gmm, x, lambda log_joint: log_joint.T[:, :0])[2]
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
@@ -89,8 +90,13 @@ def assess(
     """
     plan = Plan.of(gmm, x, products=1)
     apart = apart and plan.apart
-    reduce = (lambda log_joint: log_joint) if reduce is None else reduce
+    reduce = (lambda log_joint: log_joint.T) if reduce is None else reduce
     constant = log_constant(gmm)
+
+    # XLA lays out what branches return as any one of them has it, and what follows a packed product
+    # took three times as long on its transpose. An array that was flat has only one layout.
+    def components_first(log_joint: Float[Array, "n k"]) -> Float[Array, "k n"]:
+        return materialised(log_joint.T.reshape(-1)).reshape(log_joint.shape[::-1])
 
     # A gradient keeps the n × k log-joints and builds everything else again, chunk by chunk. The
     # checkpoints stand inside the branches, since a branch would else fill in zeros for all that
@@ -100,7 +106,7 @@ def assess(
         def block(x: Array) -> Array:
             return log_joint_of(constant, gmm.structure.whiten(x, gmm.means)).T
 
-        return map_rows(block, x, min(plan.whitened_rows, x.shape[0]))
+        return components_first(map_rows(block, x, min(plan.whitened_rows, x.shape[0])))
 
     if plan.fastest == WHITENED:
         values = map_rows(lambda block: reduce(whitened(block)), x, plan.rows)
@@ -112,9 +118,9 @@ def assess(
     @jax.checkpoint
     def centred(x: Array) -> Array:
         def block(x: Array) -> Array:
-            return constant - seen.structure.distances_centred(frame.apply(x), seen.means) / 2
+            return constant - seen.structure.distances_centred(frame.apply(x), seen.means).T / 2
 
-        return map_rows(block, x, min(plan.centred_rows, x.shape[0]))
+        return components_first(map_rows(block, x, min(plan.centred_rows, x.shape[0])))
 
     coefficients = seen.structure.packed_coefficients(seen.means, constant)
 
@@ -130,7 +136,8 @@ def assess(
 
         def some(tiles: Tiles, log_joint: Array) -> tuple[Array, Array]:
             y = tiles.whiten(gmm, tiles.rows(x))
-            return tiles.put(log_joint_of(tiles.of_component(constant), y), log_joint), all_of_it
+            own = log_joint_of(tiles.of_component(constant), y)
+            return tiles.put(own, log_joint), all_of_it
 
         def crowded() -> tuple[Array, Array]:
             return jax.lax.switch(jnp.minimum(route.slower[0], CENTRED), slower, x)

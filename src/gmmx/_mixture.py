@@ -450,17 +450,17 @@ def _at(gmm: GaussianMixture, x: Any, reduce: Reduce | None = None) -> Array:
     return values if x.ndim == 2 else values.reshape(*x.shape[:-1], *values.shape[1:])
 
 
-def _responsibilities(log_joint: Float[Array, "n k"]) -> Float[Array, "n k"]:
-    return jax.nn.softmax(log_joint, axis=-1)
+def _responsibilities(log_joint: Float[Array, "k n"]) -> Float[Array, "n k"]:
+    return jax.nn.softmax(log_joint, axis=0).T
 
 
-def _labels(log_joint: Float[Array, "n k"]) -> Int[Array, " n"]:
+def _labels(log_joint: Float[Array, "k n"]) -> Int[Array, " n"]:
     # The first place of the largest value, found by two reductions that vectorise, where those of
     # `jnp.argmax` do not. NaN is equal to nothing.
-    k = log_joint.shape[-1]
-    largest = jnp.max(log_joint, axis=-1, keepdims=True)
-    place = jnp.where(log_joint == largest, jnp.arange(k, dtype=jnp.int32), k)
-    first = jnp.min(place, axis=-1)
+    k = log_joint.shape[0]
+    largest = jnp.max(log_joint, axis=0)
+    place = jnp.where(log_joint == largest, jnp.arange(k, dtype=jnp.int32)[:, None], k)
+    first = jnp.min(place, axis=0)
     return jnp.where(first == k, -1, first)
 
 

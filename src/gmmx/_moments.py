@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
 from ._accuracy import PACKED, WHITENED, Plan, Route, everywhere, reach
-from ._chunks import chunk_of, fold, zeros_like_of
+from ._chunks import chunk_of, fold, worth_keeping, zeros_like_of
 from ._density import log_constant, log_joint_of
 from ._frame import Frame
 from ._linalg import einsum
@@ -51,10 +51,8 @@ class Survey(eqx.Module):
     frame: Frame
     reaches: Float[Array, "c d"]
     """How far each chunk of rows reaches in that frame"""
-    rows: Float[Array, "c r d"] | None
-    """Each chunk of rows in that frame; None where each step turns them anew"""
-    features: Float[Array, "c r p"] | None
-    """φ of those; None where each step makes them anew, or has no use for them"""
+    rows: Float[Array, "c d r"] | None
+    """Each chunk in that frame, a feature a row; None where each step makes them anew"""
     plan: Plan = eqx.field(static=True)
 
     @classmethod
@@ -63,27 +61,23 @@ class Survey(eqx.Module):
 
         **Arguments:**
 
-        - `keep`: whether to keep rows and features, if x is not too large for that.
+        - `keep`: whether to keep the rows, if x is not too large for that. A derivative in x sees
+            those alone that are made anew.
         """
         n, d = x.shape
         plan = Plan.of(gmm, x, products=2)
         count = -(-n // plan.rows)
         frame = Frame.of_data(gmm, x, turned=plan.fastest == PACKED)
         if plan.fastest == WHITENED:
-            return cls(frame, jnp.full((count, d), jnp.inf, x.dtype), None, None, plan)
-        keep = keep and plan.keeps
+            return cls(frame, jnp.full((count, d), jnp.inf, x.dtype), None, plan)
+        keep = keep and worth_keeping(n, d, x.dtype.itemsize)
 
         def chunk(i: Array) -> tuple[Array, Array | None]:
             z = frame.apply(chunk_of(x, i, plan.rows))
-            return reach(z), z if keep else None
+            return reach(z), z.T if keep else None
 
         reaches, rows = jax.lax.map(chunk, jnp.arange(count))
-        features = None
-        if rows is not None and plan.fastest == PACKED:
-            # Not in the loop, which would fill all of their memory with zeros before.
-            features = gmm.structure.packed_features(rows.reshape(-1, d))
-            features = features.reshape(count, plan.rows, -1)
-        return cls(frame, reaches, rows, features, plan)
+        return cls(frame, reaches, rows, plan)
 
     def route(self, gmm: "GaussianMixture", apart: bool | Bool[Array, ""] = True) -> Route:
         """The fastest accurate route to this model's moments.
@@ -104,15 +98,17 @@ class Survey(eqx.Module):
         return dataclasses.replace(self, plan=dataclasses.replace(self.plan, apart=False))
 
 
-def _responsibilities(log_joint: Array, weights: Array | None, axis: int) -> tuple[Array, Array]:
-    """(z times the sample weights, log p) from log-joints with the components along `axis`."""
+def _responsibilities(
+    log_joint: Float[Array, "k n"], weights: Float[Array, " n"] | None
+) -> tuple[Float[Array, "k n"], Float[Array, " n"]]:
+    """(z times the sample weights, log p)."""
     # Kept from −∞, where no component has any density, so that a difference is not NaN.
     lowest = float(jnp.finfo(log_joint.dtype).min)
-    top = jnp.maximum(largest(log_joint, axis), lowest)
+    top = jnp.maximum(largest(log_joint, axis=0), lowest)
     terms = jnp.exp(log_joint - top)
-    sums = total(terms, axis)
-    scale = 1 / sums if weights is None else jnp.expand_dims(weights, axis) / sums
-    return terms * scale, jnp.squeeze(jnp.log(sums) + top, axis)
+    sums = total(terms, axis=0)
+    scale = 1 / sums if weights is None else weights / sums
+    return terms * scale, jnp.squeeze(jnp.log(sums) + top, axis=0)
 
 
 def times(weights: Array | None, present: Array | None) -> Array | None:
@@ -169,7 +165,7 @@ def expect(
         def block(arrays: tuple[Array, Array | None], present: Array | None, _: None) -> Moments:
             x, weights = arrays[0], times(arrays[1], present)
             y = gmm.structure.whiten(x, gmm.means)
-            z, log_prob = _responsibilities(log_joint_of(constant, y), weights, axis=0)
+            z, log_prob = _responsibilities(log_joint_of(constant, y), weights)
             scatter = gmm.structure.scatter(y, z)
             return rows_moments(gmm, x, scatter, z, frame.centre, _totals(log_prob, weights))
 
@@ -184,7 +180,7 @@ def expect(
         return chunk_of(x, i, plan.rows)
 
     def seen_rows_of(i: Array) -> Array:
-        return frame.apply(rows_of(i)) if survey.rows is None else survey.rows[i]
+        return frame.apply(rows_of(i)) if survey.rows is None else survey.rows[i].T
 
     def from_frame(moments: tuple[Array, Array, Array], totals: tuple[Array, ...]) -> Moments:
         weight, first, second = moments
@@ -194,7 +190,7 @@ def expect(
         def block(arrays: tuple[Array, Array | None], present: Array | None, _: None) -> PyTree:
             x, weights = arrays[0], times(arrays[1], present)
             y = structure.whiten_centred(x, seen.means)
-            z, log_prob = _responsibilities(log_joint_of(constant, y), weights, axis=0)
+            z, log_prob = _responsibilities(log_joint_of(constant, y), weights)
             return structure.centred_sums(y, z, x), _totals(log_prob, weights)
 
         rows = seen_rows_of(i), weights
@@ -210,23 +206,20 @@ def expect(
     )
 
     def packed(weights: Array | None, i: Array) -> tuple[PyTree, Moments]:
-        if survey.features is None:
-            features = structure.packed_features(seen_rows_of(i))
-        else:
-            features = survey.features[i]
+        features = structure.packed_features(seen_rows_of(i))
         log_joint = structure.packed_log_density(coefficients, features)
         nothing = zeros_like_of(centred, weights, i)
         nothing = nothing.weight, nothing.first, nothing.second
 
         def none(crowded: int = 0) -> tuple[Array, Moments]:
-            z, log_prob = _responsibilities(log_joint, weights, axis=1)
+            z, log_prob = _responsibilities(log_joint, weights)
             return z, Moments(*nothing, *_totals(log_prob, weights, crowded))
 
         def some(tiles: Tiles, log_joint: Array) -> tuple[Array, Moments]:
             rows = tiles.rows(rows_of(i))
             y = tiles.whiten(gmm, rows)
             log_joint = tiles.put(log_joint_of(tiles.of_component(constant), y), log_joint)
-            z, log_prob = _responsibilities(log_joint, weights, axis=1)
+            z, log_prob = _responsibilities(log_joint, weights)
             own = tiles.moments(gmm, rows, y, tiles.get(z))
             return z, Moments(*own, *_totals(log_prob, weights))
 

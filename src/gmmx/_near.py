@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int, PyTree, UInt32
 
 from ._accuracy import Route, everywhere
 from ._linalg import einsum
+from ._reductions import largest
 
 if TYPE_CHECKING:
     from ._covariance.base import AbstractCovariance
@@ -40,45 +41,45 @@ def margin(dtype: jnp.dtype) -> float:
 class Near(eqx.Module):
     """Which rows are near which narrow components."""
 
-    bits: UInt32[Array, "b k"]
+    bits: UInt32[Array, "k b"]
     """A bit a row"""
     n_rows: int = eqx.field(static=True)
 
     @classmethod
-    def of(cls, log_joint: Float[Array, "n k"], route: Route) -> Self:
+    def of(cls, log_joint: Float[Array, "k n"], route: Route) -> Self:
         """The rows near the narrow components, by what packed log-joints tell."""
         # Where a part of the distance is taken, a log-joint may be the largest without being it.
-        known = jnp.where(route.told < 1, -jnp.inf, log_joint)
-        top = jnp.max(known, axis=1, keepdims=True)
-        near = route.narrow & (log_joint >= top - margin(log_joint.dtype))
-        n, k = near.shape
-        near = jnp.pad(near, ((0, -n % _WORD), (0, 0))).reshape(-1, _WORD, k)
+        known = jnp.where(route.told[:, None] < 1, -jnp.inf, log_joint)
+        top = largest(known, axis=0)
+        near = route.narrow[:, None] & (log_joint >= top - margin(log_joint.dtype))
+        k, n = near.shape
+        near = jnp.pad(near, ((0, 0), (0, -n % _WORD))).reshape(k, -1, _WORD)
         bit = jnp.left_shift(jnp.uint32(1), jnp.arange(_WORD, dtype=jnp.uint32))
-        return cls(jnp.sum(jnp.where(near, bit[:, None], 0), axis=1, dtype=jnp.uint32), n)
+        return cls(jnp.sum(jnp.where(near, bit, 0), axis=2, dtype=jnp.uint32), n)
 
     def n_tiles(self) -> Int[Array, ""]:
         """How many tiles hold them all."""
-        return jnp.sum(-(-jnp.sum(_count(self.bits), axis=0) // _TILE))
+        return jnp.sum(-(-jnp.sum(_count(self.bits), axis=1) // _TILE))
 
     def tiles(self, size: int) -> "Tiles":
         """All of them, in so many tiles, of which some may stay free."""
-        blocks, k = self.bits.shape
+        k, blocks = self.bits.shape
         count = _count(self.bits)
-        upto = jnp.cumsum(count, axis=0)
-        own = -(-upto[-1] // _TILE)
+        upto = jnp.cumsum(count, axis=1)
+        own = -(-upto[:, -1] // _TILE)
         ends = jnp.cumsum(own)
         tile = jnp.arange(size, dtype=jnp.int32)
         component = jnp.sum(ends[:, None] <= tile, axis=0, dtype=jnp.int32)
         place = tile - jnp.take(ends - own, component, mode="clip")
         rank = place[:, None] * _TILE + jnp.arange(_TILE, dtype=jnp.int32)
         # The word of a rank is the first one up to which there are more; found by halves.
-        column = jnp.minimum(component, k - 1)[:, None]
+        clipped = jnp.minimum(component, k - 1)[:, None]
         block = jnp.zeros_like(rank)
         for step in reversed([2**i for i in range(blocks.bit_length())]):
             last = block + step - 1
-            beyond = (last < blocks) & (upto[jnp.minimum(last, blocks - 1), column] <= rank)
+            beyond = (last < blocks) & (upto[clipped, jnp.minimum(last, blocks - 1)] <= rank)
             block = block + jnp.where(beyond, step, 0)
-        at = jnp.minimum(block, blocks - 1), column
+        at = clipped, jnp.minimum(block, blocks - 1)
         row = block * _WORD + _nth_bit(self.bits[at], rank - (upto - count)[at])
         free = (block == blocks) | (component == k)[:, None]
         return Tiles(component, jnp.where(free, self.n_rows, row))
@@ -125,21 +126,21 @@ class Tiles(eqx.Module):
         """What is known of each component, for each tile."""
         return jnp.take(values, self.component, axis=0, mode="clip")
 
-    def get(self, pairs: Float[Array, "n k"]) -> Float[Array, "t r"]:
+    def get(self, pairs: Float[Array, "k n"]) -> Float[Array, "t r"]:
         """The values of the pairs; zero where the place is free."""
-        return pairs.at[self.row, self.component[:, None]].get(mode="fill", fill_value=0)
+        return pairs.at[self.component[:, None], self.row].get(mode="fill", fill_value=0)
 
-    def put(self, values: Float[Array, "t r"], pairs: Float[Array, "n k"]) -> Float[Array, "n k"]:
+    def put(self, values: Float[Array, "t r"], pairs: Float[Array, "k n"]) -> Float[Array, "k n"]:
         """The array of all pairs with these values in it."""
-        return pairs.at[self.row, self.component[:, None]].set(values, mode="drop")
+        return pairs.at[self.component[:, None], self.row].set(values, mode="drop")
 
 
 def by_near(
-    log_joint: Float[Array, "n k"],
+    log_joint: Float[Array, "k n"],
     constant: Float[Array, " k"],
     route: Route,
     none: Callable[[], PyTree],
-    some: Callable[[Tiles, Float[Array, "n k"]], PyTree],
+    some: Callable[[Tiles, Float[Array, "k n"]], PyTree],
     crowded: Callable[[], PyTree],
 ) -> PyTree:
     """`none()` where no component is narrow, else `some(tiles, log_joint)`.
@@ -153,16 +154,16 @@ def by_near(
     """
 
     def told() -> Array:
-        part = constant + route.told * (log_joint - constant)
-        return jnp.where(route.told < 1, part, log_joint)
+        part, centre = route.told[:, None], constant[:, None]
+        return jnp.where(part < 1, centre + part * (log_joint - centre), log_joint)
 
     # Under vmap one way for all of the batch, see `everywhere`.
-    def largest(number: Array) -> Array:
+    def most(number: Array) -> Array:
         return -everywhere(-number.astype(jnp.int32))
 
     # In the smaller of two sizes that holds them, each a program of its own, since what is done for
     # a free tile takes its time as well. The larger one has room for each row once.
-    n, k = log_joint.shape
+    k, n = log_joint.shape
     sizes = [2 * k, 2 * k + -(-n // _TILE)]
 
     def any_of_them() -> PyTree:
@@ -170,9 +171,9 @@ def by_near(
         needed = near.n_tiles()
         place = jnp.sum(needed > jnp.asarray(sizes))
         those = [lambda size=size: some(near.tiles(size), told()) for size in sizes]
-        return jax.lax.switch(largest(place), [*those, crowded])
+        return jax.lax.switch(most(place), [*those, crowded])
 
-    return jax.lax.cond(largest(jnp.any(route.narrow)) > 0, any_of_them, none)
+    return jax.lax.cond(most(jnp.any(route.narrow)) > 0, any_of_them, none)
 
 
 def _each(structure: "AbstractCovariance") -> "AbstractCovariance":

@@ -271,9 +271,9 @@ def _start(
     return from_responsibilities(structure, x, members, jnp.asarray(1e-6, x.dtype))
 
 
-def _log_prob_and_certainty(log_joint: Float[Array, "n k"]) -> Float[Array, "n 2"]:
+def _log_prob_and_certainty(log_joint: Float[Array, "k n"]) -> Float[Array, "n 2"]:
     log_prob = log_prob_of(log_joint)
-    return jnp.stack([log_prob, jnp.max(log_joint, axis=-1) - log_prob], axis=-1)
+    return jnp.stack([log_prob, jnp.max(log_joint, axis=0) - log_prob], axis=-1)
 
 
 def _failed(result: FitResult) -> Any:

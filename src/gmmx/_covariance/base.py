@@ -183,9 +183,9 @@ class AbstractCovariance(eqx.Module):
 
     def distances_centred(
         self, x: Float[Array, "n d"], means: Float[Array, "k d"]
-    ) -> Float[Array, "n k"]:
+    ) -> Float[Array, "k n"]:
         """‖y‖² with y = `whiten_centred(x, means)`."""
-        return jnp.sum(self.whiten_centred(x, means) ** 2, axis=1).T
+        return jnp.sum(self.whiten_centred(x, means) ** 2, axis=1)
 
     def damp(
         self, y: Float[Array, "k d n"], variance: Float[Array, "*n"]
@@ -227,7 +227,8 @@ class AbstractCovariance(eqx.Module):
         weight, raw, scatter = sums
         return weight, raw - weight[:, None] * means, scatter
 
-    # The density, packed: log-densities and moments as two matrix products
+    # The density, packed: log-densities and moments as two matrix products. A feature is a row, so
+    # that both products read the features along their rows.
 
     @abc.abstractmethod
     def packed_coefficients(
@@ -236,20 +237,20 @@ class AbstractCovariance(eqx.Module):
         """What turns features into log-densities; `constant` is added to each component's."""
 
     @abc.abstractmethod
-    def packed_features(self, x: Float[Array, "n d"]) -> Float[Array, "n p"]:
-        """The features φ(x): of the data alone, so that a fit may make them once."""
+    def packed_features(self, x: Float[Array, "n d"]) -> Float[Array, "p n"]:
+        """The features φ(x)."""
 
     @abc.abstractmethod
     def packed_log_density(
-        self, coefficients: PyTree, features: Float[Array, "n p"]
-    ) -> Float[Array, "n k"]:
-        """φ(x)Θᵀ."""
+        self, coefficients: PyTree, features: Float[Array, "p n"]
+    ) -> Float[Array, "k n"]:
+        """Θφ(x)."""
 
     @abc.abstractmethod
     def packed_sums(
-        self, features: Float[Array, "n p"], responsibilities: Float[Array, "n k"]
+        self, features: Float[Array, "p n"], responsibilities: Float[Array, "k n"]
     ) -> PyTree:
-        """zᵀφ, additive over rows."""
+        """φzᵀ, additive over rows."""
 
     @abc.abstractmethod
     def packed_moments(

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._checks import check_positive
-from .._linalg import einsum, sums_over_rows
+from .._linalg import einsum, product
 from .base import AbstractCovariance
 
 
@@ -119,24 +119,24 @@ class DiagonalCovariance(AbstractCovariance):
         constant = constant - jnp.sum(linear * means, axis=-1) / 2
         return jnp.concatenate([-self.precisions / 2, linear, constant[:, None]], axis=1)
 
-    def packed_features(self, x: Float[Array, "n d"]) -> Float[Array, "n p"]:
-        return jnp.concatenate([x**2, x, jnp.ones_like(x[:, :1])], axis=1)
+    def packed_features(self, x: Float[Array, "n d"]) -> Float[Array, "p n"]:
+        return jnp.concatenate([x.T**2, x.T, jnp.ones_like(x.T[:1])])
 
     def packed_log_density(
-        self, coefficients: Float[Array, "k p"], features: Float[Array, "n p"]
-    ) -> Float[Array, "n k"]:
-        return einsum("np,kp->nk", features, coefficients)
+        self, coefficients: Float[Array, "k p"], features: Float[Array, "p n"]
+    ) -> Float[Array, "k n"]:
+        return product(coefficients, features)
 
     def packed_sums(
-        self, features: Float[Array, "n p"], responsibilities: Float[Array, "n k"]
-    ) -> Float[Array, "k p"]:
-        return sums_over_rows(responsibilities, features)
+        self, features: Float[Array, "p n"], responsibilities: Float[Array, "k n"]
+    ) -> Float[Array, "p k"]:
+        return einsum("pn,kn->pk", features, responsibilities)
 
     def packed_moments(
-        self, sums: Float[Array, "k p"], means: Float[Array, "k d"]
+        self, sums: Float[Array, "p k"], means: Float[Array, "k d"]
     ) -> tuple[Float[Array, " k"], Float[Array, "k d"], Float[Array, "k d"]]:
         d = means.shape[-1]
-        square, raw, weight = sums[:, :d], sums[:, d:-1], sums[:, -1:]
+        square, raw, weight = sums[:d].T, sums[d:-1].T, sums[-1:].T
         second = (square - 2 * raw * means + weight * means**2) * self.precisions
         return weight[:, 0], raw - weight * means, second
 

@@ -14,7 +14,6 @@ from .._linalg import (
     inverse_root,
     log_diagonal,
     product,
-    sums_over_rows,
     whiten_apart,
     whiten_by,
 )
@@ -97,7 +96,7 @@ class FullCovariance(AbstractCovariance):
 
     def distances_centred(
         self, x: Float[Array, "n d"], means: Float[Array, "k d"]
-    ) -> Float[Array, "n k"]:
+    ) -> Float[Array, "k n"]:
         # The upper half of a triangle reads half of the features. Short products do not pay.
         factor, (k, d) = self._factor, means.shape
         edges = (0, d // 2, d) if d >= 32 and k * d >= 512 else (0, d)
@@ -108,7 +107,7 @@ class FullCovariance(AbstractCovariance):
             y = product(x[:, :end], rows.reshape(-1, end).T).reshape(x.shape[0], k, -1)
             centres = product(rows, means[:, :end, None])[..., 0]
             distances.append(jnp.sum((y - centres) ** 2, axis=-1))
-        return sum(distances[1:], distances[0])
+        return sum(distances[1:], distances[0]).T
 
     def half_log_det(self, n_features: int) -> Float[Array, " k"]:
         # Not by jnp.trace, which passes over the whole of each matrix.
@@ -155,27 +154,27 @@ class FullCovariance(AbstractCovariance):
         constant = constant - jnp.sum(linear * means, axis=-1) / 2
         return jnp.concatenate([-packing.pack(precisions) / 2, linear, constant[:, None]], axis=1)
 
-    def packed_features(self, x: Float[Array, "n d"]) -> Float[Array, "n p"]:
+    def packed_features(self, x: Float[Array, "n d"]) -> Float[Array, "p n"]:
         return packing.monomials(x)
 
     def packed_log_density(
-        self, coefficients: Float[Array, "k p"], features: Float[Array, "n p"]
-    ) -> Float[Array, "n k"]:
-        return einsum("np,kp->nk", features, coefficients)
+        self, coefficients: Float[Array, "k p"], features: Float[Array, "p n"]
+    ) -> Float[Array, "k n"]:
+        return product(coefficients, features)
 
     def packed_sums(
-        self, features: Float[Array, "n p"], responsibilities: Float[Array, "n k"]
-    ) -> Float[Array, "k p"]:
-        return sums_over_rows(responsibilities, features)
+        self, features: Float[Array, "p n"], responsibilities: Float[Array, "k n"]
+    ) -> Float[Array, "p k"]:
+        return einsum("pn,kn->pk", features, responsibilities)
 
     def packed_moments(
-        self, sums: Float[Array, "k p"], means: Float[Array, "k d"]
+        self, sums: Float[Array, "p k"], means: Float[Array, "k d"]
     ) -> tuple[Float[Array, " k"], Float[Array, "k d"], Float[Array, "k d d"]]:
         d = means.shape[-1]
-        weight, raw = sums[:, -1], sums[:, -d - 1 : -1]
+        weight, raw = sums[-1], sums[-d - 1 : -1].T
         cross = raw[:, :, None] * means[:, None, :]
         square = weight[:, None, None] * means[:, :, None] * means[:, None, :]
-        second = packing.unpack(sums[:, : -d - 1], d) - cross - cross.mT + square
+        second = packing.unpack(sums[: -d - 1].T, d) - cross - cross.mT + square
         second = product(product(self._factor, second), self._factor.mT)
         return weight, raw - weight[:, None] * means, second
 

@@ -14,7 +14,6 @@ from .._linalg import (
     inverse_root,
     log_diagonal,
     product,
-    sums_over_rows,
     whiten_apart,
     whiten_by,
 )
@@ -125,28 +124,27 @@ class TiedCovariance(AbstractCovariance):
         constant = constant - jnp.sum(linear * means, axis=-1) / 2
         return jnp.concatenate([linear, constant[:, None]], axis=1), self._factor
 
-    def packed_features(self, x: Float[Array, "n d"]) -> Float[Array, "n p"]:
-        return jnp.concatenate([x, jnp.ones_like(x[:, :1])], axis=1)
+    def packed_features(self, x: Float[Array, "n d"]) -> Float[Array, "p n"]:
+        return jnp.concatenate([x.T, jnp.ones_like(x.T[:1])])
 
     def packed_log_density(
-        self, coefficients: _Coefficients, features: Float[Array, "n p"]
-    ) -> Float[Array, "n k"]:
+        self, coefficients: _Coefficients, features: Float[Array, "p n"]
+    ) -> Float[Array, "k n"]:
         linear, factor = coefficients
-        y = einsum("nd,ed->ne", features[:, :-1], factor)
-        common = jnp.sum(y**2, axis=-1, keepdims=True) / 2
-        return einsum("np,kp->nk", features, linear) - common
+        y = product(factor, features[:-1])
+        return product(linear, features) - jnp.sum(y**2, axis=0) / 2
 
     def packed_sums(
-        self, features: Float[Array, "n p"], responsibilities: Float[Array, "n k"]
-    ) -> tuple[Float[Array, "k p"], Float[Array, "d d"]]:
-        x = features[:, :-1]
-        weighted = jnp.sum(responsibilities, axis=-1, keepdims=True) * x
-        return sums_over_rows(responsibilities, features), einsum("nd,ne->de", weighted, x)
+        self, features: Float[Array, "p n"], responsibilities: Float[Array, "k n"]
+    ) -> tuple[Float[Array, "p k"], Float[Array, "d d"]]:
+        x = features[:-1]
+        square = einsum("dn,en->de", jnp.sum(responsibilities, axis=0) * x, x)
+        return einsum("pn,kn->pk", features, responsibilities), square
 
     def packed_moments(
-        self, sums: tuple[Float[Array, "k p"], Float[Array, "d d"]], means: Float[Array, "k d"]
+        self, sums: tuple[Float[Array, "p k"], Float[Array, "d d"]], means: Float[Array, "k d"]
     ) -> tuple[Float[Array, " k"], Float[Array, "k d"], Float[Array, "d d"]]:
-        raw, weight = sums[0][:, :-1], sums[0][:, -1]
+        raw, weight = sums[0][:-1].T, sums[0][-1]
         whitened, centres = einsum("ij,akj->aki", self._factor, jnp.stack([raw, means]))
         cross = einsum("kd,ke->de", whitened, centres)
         square = einsum("kd,ke->de", weight[:, None] * centres, centres)
