@@ -141,11 +141,16 @@ def test_every_way_takes_the_same_moments(structure, k, d, weighted):
     route = kept.route(gmm)
     assert route.ways.size > 1 and np.all(route.ways == fastest)
     step = jax.jit(expect)
-    first, *others = [
-        step(gmm, x, weights, survey, dataclasses.replace(route, ways=0 * route.ways + way))
+    kept_moments, made_moments = (
+        [
+            step(gmm, x, weights, survey, dataclasses.replace(route, ways=0 * route.ways + way))
+            for way in range(fastest + 1)
+        ]
         for survey in (kept, made)
-        for way in range(fastest + 1)
-    ]
+    )
+    for kept_moment, made_moment in zip(kept_moments, made_moments, strict=True):
+        assert_same_leaves(kept_moment, made_moment, rtol=1e-12)
+    first, *others = kept_moments + made_moments
     for other in others:
         assert_same_leaves(other, first, rtol=1e-11)
 

@@ -61,7 +61,7 @@ def evaluate(
 @jax.jit
 def packed_share(gmm: "GaussianMixture", x: Float[Array, "n d"]) -> Float[Array, ""]:
     """The part of the rows whose log-density is taken packed."""
-    return _evaluate(gmm, x, lambda log_joint: log_joint.T[:, :0])[2]
+    return _evaluate(gmm, x, lambda log_joint: log_joint[:0].T)[2]
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
@@ -118,7 +118,7 @@ def assess(
     @jax.checkpoint
     def centred(x: Array) -> Array:
         def block(x: Array) -> Array:
-            return constant - seen.structure.distances_centred(frame.apply(x), seen.means).T / 2
+            return constant - seen.structure.distances_centred(frame.apply(x), seen.means) / 2
 
         return components_first(map_rows(block, x, min(plan.centred_rows, x.shape[0])))
 
@@ -136,8 +136,7 @@ def assess(
 
         def some(tiles: Tiles, log_joint: Array) -> tuple[Array, Array]:
             y = tiles.whiten(gmm, tiles.rows(x))
-            own = log_joint_of(tiles.of_component(constant), y)
-            return tiles.put(own, log_joint), all_of_it
+            return tiles.put(log_joint_of(tiles.of_component(constant), y), log_joint), all_of_it
 
         def crowded() -> tuple[Array, Array]:
             return jax.lax.switch(jnp.minimum(route.slower[0], CENTRED), slower, x)

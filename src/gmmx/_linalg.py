@@ -175,7 +175,7 @@ def materialised(a: Array) -> Array:
 
 
 @materialised.defjvp
-def _materialised_jvp(primals, tangents):
+def _materialised_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     return materialised(primals[0]), tangents[0]
 
 

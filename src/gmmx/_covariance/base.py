@@ -183,9 +183,9 @@ class AbstractCovariance(eqx.Module):
 
     def distances_centred(
         self, x: Float[Array, "n d"], means: Float[Array, "k d"]
-    ) -> Float[Array, "k n"]:
+    ) -> Float[Array, "n k"]:
         """‖y‖² with y = `whiten_centred(x, means)`."""
-        return jnp.sum(self.whiten_centred(x, means) ** 2, axis=1)
+        return jnp.sum(self.whiten_centred(x, means) ** 2, axis=1).T
 
     def damp(
         self, y: Float[Array, "k d n"], variance: Float[Array, "*n"]

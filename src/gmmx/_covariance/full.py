@@ -96,7 +96,7 @@ class FullCovariance(AbstractCovariance):
 
     def distances_centred(
         self, x: Float[Array, "n d"], means: Float[Array, "k d"]
-    ) -> Float[Array, "k n"]:
+    ) -> Float[Array, "n k"]:
         # The upper half of a triangle reads half of the features. Short products do not pay.
         factor, (k, d) = self._factor, means.shape
         edges = (0, d // 2, d) if d >= 32 and k * d >= 512 else (0, d)
@@ -107,7 +107,7 @@ class FullCovariance(AbstractCovariance):
             y = product(x[:, :end], rows.reshape(-1, end).T).reshape(x.shape[0], k, -1)
             centres = product(rows, means[:, :end, None])[..., 0]
             distances.append(jnp.sum((y - centres) ** 2, axis=-1))
-        return sum(distances[1:], distances[0]).T
+        return sum(distances[1:], distances[0])
 
     def half_log_det(self, n_features: int) -> Float[Array, " k"]:
         # Not by jnp.trace, which passes over the whole of each matrix.
