@@ -1,12 +1,13 @@
-"""One-line commands for a clone: each sets up `.venv` in it, where needed, and runs there.
+"""Commands for a clone. Each one installs the clone into `.venv` first, if necessary.
 
     python3 run.py gmmx [...]     the command line, with its arguments
-    python3 run.py demo           fit the handwritten digits: a table and a picture
+    python3 run.py demo           fit the handwritten digits; print a table and draw a picture
     python3 run.py test [...]     run the tests; further arguments go to pytest
-    python3 run.py check          lint, formatting, types
-    python3 run.py docs           build the documentation into site/, links checked
+    python3 run.py check          check style, formatting and types
+    python3 run.py docs           build the documentation into site/, and check its links
 
-Only Python (3.11 or newer) and pip are needed. Nothing outside the clone is installed to.
+They need only Python 3.11 or newer and pip, and install nothing outside the clone. Compiled
+programs are kept in the user's cache folder, unless the environment variable GMMX_CACHE is 0.
 """
 
 import hashlib
@@ -19,7 +20,7 @@ ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
-# For each command the extra of pyproject.toml that it needs, and what it runs in .venv.
+# For each command the extras of pyproject.toml that it needs, and the programs that it runs.
 COMMANDS = {
     "gmmx": ("cli,plot,sklearn", [["-m", "gmmx"]]),
     "demo": ("cli,plot,sklearn", [["examples/first_fit.py"]]),
@@ -37,7 +38,7 @@ COMMANDS = {
 
 
 def install(extra):
-    """Install the clone into .venv, unless that was done since pyproject.toml changed."""
+    """Install the clone into .venv, unless this was done since pyproject.toml last changed."""
     recipe = [sys.version, str(ROOT), (ROOT / "pyproject.toml").read_text(encoding="utf-8")]
     digest = hashlib.sha256("\n".join(recipe).encode()).hexdigest()
     stamp = VENV / f"installed-{extra.replace(',', '-')}"
@@ -63,7 +64,7 @@ def main(arguments):
     try:
         install(extra)
     except subprocess.CalledProcessError as error:
-        print("Setting up .venv failed, see above.", file=sys.stderr)
+        print("The installation into .venv failed, see above.", file=sys.stderr)
         return error.returncode
     codes = [
         subprocess.run([str(PYTHON), *program, *arguments[1:]], cwd=ROOT, check=False).returncode

@@ -1,1 +1,1 @@
-"""Benchmarks of gmmx beside what would be used instead of it; see README.md."""
+"""Running times, memory and accuracy of gmmx and of its alternatives; see README.md."""

@@ -1,4 +1,4 @@
-"""What is measured: the grids, the data, the starts."""
+"""Sizes, data and starts of the benchmarks."""
 
 import math
 from dataclasses import dataclass, replace
@@ -7,13 +7,13 @@ import numpy as np
 
 ITERATIONS = 20
 
-# Equal for all. At n = 256, K = 64, d = 32 a component holds four samples, its scatter is of rank
-# four at most, and 1e-6 (scikit-learn's default) would leave a condition number of 1e6, which
-# float32 cannot factorise reliably: peers would stop, or part ways by rounding alone. With 1e-3,
-# beside variances of order one, all of them run through and can be compared.
+# The same for every library. At n = 256, K = 64, d = 32 a component has four samples, so its
+# scatter has rank four at most. scikit-learn's default, 1e-6, leaves a condition number of 1e6,
+# which float32 cannot factorise reliably: some libraries stop, others differ by rounding alone.
+# With 1e-3, and variances of order one, all of them finish and can be compared.
 REG_COVAR = 1e-3
 
-# Grids of upstream's README: (n, d, K), along one of them.
+# The grids of GMMX's README: (n, d, K), of which one varies.
 GRIDS = {
     "train": {
         "components": [(65_536, 32, 2**i) for i in range(1, 6)],
@@ -44,7 +44,7 @@ MAIN = {"train": (65_536, 32, 64), "predict": (100_000, 64, 128)}
 
 @dataclass(frozen=True)
 class Case:
-    """One point: a task at a size."""
+    """A task at one size."""
 
     task: str
     n: int
@@ -65,7 +65,7 @@ class Case:
 
     @property
     def operations(self):
-        """Of the two products of packed moments a step, or of the one of a prediction."""
+        """Operations of the matrix products: two in each iteration, or one in a prediction."""
         columns = self.d * (self.d + 1) // 2 + self.d + 1
         once = 2 * self.n * self.k * columns
         return once if self.task == "predict" else 2 * ITERATIONS * once
@@ -76,7 +76,7 @@ class Case:
 
 
 def points(task, dtype, quick):
-    """Each point of a task's grids once, with the names of the grids that it is on."""
+    """Each size of a task's grids once, with the names of the grids that contain it."""
     found = {}
     for grid, sizes in (QUICK if quick else GRIDS)[task].items():
         for size in sizes:
@@ -86,9 +86,9 @@ def points(task, dtype, quick):
 
 
 def mixture(k, d, rng):
-    """Weights, means and covariances of components that overlap, their variances of order one."""
+    """Weights, means and covariances of overlapping components with variances of order one."""
     weights = rng.dirichlet(np.full(k, 5.0))
-    # Two means lie about three deviations apart, in any number of dimensions.
+    # Two means are about three standard deviations apart, in any number of dimensions.
     means = rng.normal(scale=3 / math.sqrt(2 * d), size=(k, d))
     turns = np.linalg.qr(rng.normal(size=(k, d, d)))[0]
     variances = np.exp(rng.uniform(np.log(0.5), np.log(2), size=(k, 1, d)))
@@ -96,7 +96,7 @@ def mixture(k, d, rng):
 
 
 def draw(n, weights, means, covariances, rng):
-    """Samples of a mixture and, at random, the components that they are from."""
+    """Samples of a mixture."""
     labels = rng.choice(len(weights), size=n, p=weights)
     roots = np.linalg.cholesky(covariances)
     x = rng.normal(size=(n, means.shape[1]))
@@ -107,7 +107,7 @@ def draw(n, weights, means, covariances, rng):
 
 
 def inputs(case):
-    """The arrays of a case: data, and the mixture to start from or to predict by."""
+    """The arrays of a case: data, and the mixture to start from or to predict with."""
     rng = np.random.default_rng([case.n, case.d, case.k, case.seed])
     weights, means, covariances = mixture(case.k, case.d, rng)
     x = draw(case.n, weights, means, covariances, rng)
@@ -119,7 +119,7 @@ def inputs(case):
 
 
 def start(x, k, covariance_type, rng):
-    """Equal weights, samples for means, the features' variances."""
+    """Equal weights, K of the samples as means, the variances of the features."""
     variances = x.var(axis=0)
     covariances = {
         "full": np.tile(np.diag(variances), (k, 1, 1)),
@@ -132,7 +132,7 @@ def start(x, k, covariance_type, rng):
 
 
 def precisions(covariances, covariance_type):
-    """Precisions and their Cholesky factors, in scikit-learn's form."""
+    """Precisions and their Cholesky factors, as scikit-learn expects them."""
     if covariance_type in ("diag", "spherical"):
         return {"precisions": 1 / covariances, "precisions_cholesky": covariances**-0.5}
     found = np.linalg.inv(covariances)

@@ -1,4 +1,4 @@
-"""The six figures: time along each grid, a line for each peer, dtype and device."""
+"""Six figures: time along each grid, one line per library, dtype and device."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ AXES = {
     "samples": ("n", "samples"),
 }
 TITLES = {"train": "Training, 20 iterations", "predict": "Prediction"}
-# Colours that are told apart with any eyesight (Okabe and Ito).
+# A palette that is safe for colour-blind readers (Okabe and Ito).
 COLOURS = {
     "gmmx": "#0072B2", "scikit-learn": "#D55E00", "GMMX 0.7": "#009E73", "pomegranate": "#CC79A7",
 }  # fmt: skip
@@ -18,7 +18,7 @@ MARKERS = {"gmmx": "o", "scikit-learn": "s", "GMMX 0.7": "^", "pomegranate": "D"
 
 
 def lines(reports, task, grid):
-    """(peer, device, dtype) → points (size, summary), along a grid."""
+    """The points (size, summary) along a grid, by (library, device, dtype)."""
     found, key = {}, AXES[grid][0]
     for report in reports:
         for row in report["parts"].get(task, {"rows": ()})["rows"]:
@@ -32,7 +32,7 @@ def lines(reports, task, grid):
 
 
 def fixed(rows, grid):
-    """The sizes that do not change along a grid, in words."""
+    """The sizes that stay the same along a grid, as text."""
     others = [
         (label, key) for label, key in (("n", "n"), ("d", "d"), ("K", "k")) if key != AXES[grid][0]
     ]
@@ -40,7 +40,7 @@ def fixed(rows, grid):
 
 
 def draw(reports, folder):
-    """The figures of the first report, with the lines of the others in them; returns the paths."""
+    """Draw the figures of the first report, with lines of the others added; return their paths."""
     import matplotlib as mpl
 
     mpl.use("agg")
@@ -80,7 +80,7 @@ def _line(axes, peer, device, dtype, points):
     where = "" if device == "CPU" else f", {device}"
     sizes = [size for size, _ in points]
     axes.fill_between(
-        sizes, [s["least"] for _, s in points], [s["most"] for _, s in points],
+        sizes, [s["min"] for _, s in points], [s["max"] for _, s in points],
         color=COLOURS[peer], alpha=0.15, linewidth=0,
     )  # fmt: skip
     axes.plot(
@@ -93,7 +93,7 @@ def _line(axes, peer, device, dtype, points):
 
 
 def _ticks(axes, sizes):
-    """The sizes themselves, every other one where they are many; times in their units."""
+    """Label the axes with the sizes (every second one if there are many) and with times."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
     shown = sizes[:: 2 if len(sizes) > 7 else 1]

@@ -1,7 +1,7 @@
-"""Peers, each a process of its own, which it keeps from one call to the next.
+"""The libraries that are compared, each in a process of its own.
 
-The threads of one library's matrix product go on spinning for tens of milliseconds after a call and
-would disturb what is timed next in the same process; and upstream has our import name.
+The threads of a matrix product spin for tens of milliseconds after a call and would disturb the
+next library's call in the same process. GMMX 0.7 also has the same import name as this library.
 """
 
 import json
@@ -18,32 +18,44 @@ from pathlib import Path
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
+SOURCE = HERE.parent / "src"
 ENVIRONMENTS = HERE / ".environments"
 START_TIMEOUT = 180
 
+# Variables that change what a process imports, computes in, or reads from a cache; and those that
+# replace the kernel OpenBLAS chooses for the processor.
+_CLEARED = (
+    "PYTHONPATH",
+    "JAX_ENABLE_X64",
+    "JAX_COMPILATION_CACHE_DIR",
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS",
+    "OPENBLAS_CORETYPE",
+    "OPENBLAS_L2_SIZE",
+)
+
 
 class Failure(Exception):  # noqa: N818
-    """A peer could not do what was asked of it; the text says why."""
+    """A process could not do its task; the text says why."""
 
 
 def _own_python(name, *requirements):
-    """The Python of an environment made for a peer, with the versions of JAX that run here."""
+    """The Python of a peer's own environment, with the version of JAX that runs here."""
     folder = ENVIRONMENTS / name
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    wanted = [*requirements]
+    packages = [*requirements]
     for distribution in metadata.distributions():
         found = distribution.metadata["Name"]
         if found in ("jax", "jaxlib") or found.startswith("jax-cuda"):
             extra = "[with-cuda]" if found.endswith("plugin") else ""
-            wanted.append(f"{found}{extra}=={distribution.version}")
-    stamp, recipe = folder / "installed", "\n".join(sorted({*wanted, sys.version}))
+            packages.append(f"{found}{extra}=={distribution.version}")
+    stamp, recipe = folder / "installed", "\n".join(sorted({*packages, sys.version}))
     if stamp.exists() and stamp.read_text() == recipe:
         return python
     print(f"Making an environment for {name} ...", flush=True)
     venv.create(folder, with_pip=True, clear=True)
-    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *wanted]
+    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages]
     if subprocess.run(pip, stdout=sys.stderr, check=False).returncode:
-        raise Failure(f"not at hand: {' '.join(requirements)} could not be installed")
+        raise Failure(f"pip could not install {' '.join(requirements)}")
     stamp.write_text(recipe)
     return python
 
@@ -51,14 +63,14 @@ def _own_python(name, *requirements):
 def _this_python(*modules):
     missing = [module for module in modules if util.find_spec(module) is None]
     if missing:
-        raise Failure(f"not at hand: {' and '.join(missing)} not installed")
+        raise Failure(f"{' and '.join(missing)} not installed")
     return sys.executable
 
 
-# Name: (worker, where its Python is from, what it cannot do).
+# Name: (worker, function that finds its Python, dtypes that it does not support).
 PEERS = {
     "gmmx": ("gmmx_worker.py", lambda: _this_python("jax", "equinox"), ()),
-    "scikit-learn": ("sklearn_worker.py", lambda: _this_python("sklearn"), ()),
+    "scikit-learn": ("sklearn_worker.py", lambda: _this_python("sklearn", "threadpoolctl"), ()),
     "GMMX 0.7": ("upstream_worker.py", lambda: _own_python("upstream", "gmmx==0.7"), ("float64",)),
     "pomegranate": (
         "pomegranate_worker.py", lambda: _this_python("torch", "pomegranate"), ("float64",)
@@ -67,27 +79,44 @@ PEERS = {
 }  # fmt: skip
 
 
-def environment(dtype="float32", *, own=True):
-    """Variables of a process: ours sees this clone's source, others must not."""
-    variables = {
-        key: value
-        for key, value in os.environ.items()
-        if key not in ("PYTHONPATH", "JAX_ENABLE_X64", "JAX_COMPILATION_CACHE_DIR")
-    }
-    if own:
-        variables["PYTHONPATH"] = str(HERE.parent / "src")
+def environment(dtype="float32", *, source=SOURCE, cache=None):
+    """Environment variables of a worker.
+
+    `source` is the folder that gmmx is imported from, or None for workers of other libraries.
+    `cache` is a folder for JAX's persistent compilation cache, which is off without it.
+    """
+    variables = {key: value for key, value in os.environ.items() if key not in _CLEARED}
+    if source:
+        variables["PYTHONPATH"] = str(source)
     else:
-        # Without it upstream hangs on two cores, and so may numpyro.
+        # Without this flag GMMX 0.7 hangs on two cores, and numpyro may.
         flag = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
         variables["XLA_FLAGS"] = f"{variables.get('XLA_FLAGS', '')} {flag}".strip()
     if dtype == "float64":
         variables["JAX_ENABLE_X64"] = "1"
+    if cache:
+        variables["JAX_COMPILATION_CACHE_DIR"] = str(cache)
+        variables["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     variables["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # several processes share an accelerator
     return variables
 
 
+def fresh(script, *arguments, timeout=1800, **options):
+    """Run a worker in a new process and return the JSON on its last line.
+
+    `options` are those of `environment`.
+    """
+    done = subprocess.run(
+        [sys.executable, HERE / "workers" / script, *map(str, arguments)],
+        capture_output=True, text=True, env=environment(**options), timeout=timeout, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise Failure(f"{script} ended with {done.returncode}: {_last_line(done.stderr)}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 class Peer:
-    """A running worker. It is started when first asked, and again after it was killed."""
+    """A running worker. The first request starts it, and so does the next one after it ended."""
 
     def __init__(self, name, dtype):
         self.name, self.dtype = name, dtype
@@ -110,7 +139,7 @@ class Peer:
             stdout=subprocess.PIPE,
             stderr=self.log,
             text=True,
-            env=environment(self.dtype, own=self.name == "gmmx"),
+            env=environment(self.dtype, source=SOURCE if self.name == "gmmx" else None),
         )
         self.lines = queue.Queue()
         listener = threading.Thread(
@@ -132,7 +161,7 @@ class Peer:
         if line is None:
             code = self.process.wait()
             self.log.seek(0)
-            last = (self.log.read().splitlines() or [""])[-1][:160]
+            last = _last_line(self.log.read())
             self.process = None
             raise Failure(f"its process ended with {code}" + (f": {last}" if last else ""))
         answer = json.loads(line)
@@ -147,11 +176,11 @@ class Peer:
             self.process.stdin.write(json.dumps(request) + "\n")
             self.process.stdin.flush()
         except BrokenPipeError:
-            pass  # the answer says that it has ended
+            pass  # `_answer` says that the process ended
         return self._answer(timeout)
 
     def prepare(self, task, inputs, options, *, slot="", timeout=300):
-        """Make a call ready, and run it once: (arrays, facts) of its result, and the seconds."""
+        """Prepare a call and run it once. Return (arrays, facts) of its result, and the seconds."""
         with tempfile.TemporaryDirectory() as folder:
             outputs = Path(folder) / "outputs.npz"
             answer = self.ask(
@@ -178,6 +207,10 @@ class Peer:
             self.process.kill()
             self.process.wait()
             self.process = None
+
+
+def _last_line(text):
+    return (text.splitlines() or [""])[-1][:160]
 
 
 def _listen(stream, lines):

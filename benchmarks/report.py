@@ -1,4 +1,4 @@
-"""What is written: results.json, results.md. No names of hosts, no paths."""
+"""Results as results.json and results.md, without host names and paths."""
 
 import datetime
 import json
@@ -10,7 +10,7 @@ from . import tables
 
 
 def machine():
-    """The processor, its cores, its memory."""
+    """Processor, cores, memory, system and Python."""
     model = platform.processor() or platform.machine()
     memory = None
     try:
@@ -31,7 +31,7 @@ def machine():
 
 
 class Report:
-    """Results by part. A part that is run again takes the place of what was there."""
+    """Results by part. A new run of a part replaces its former results."""
 
     def __init__(self, folder, settings):
         self.folder = Path(folder)

@@ -1,4 +1,4 @@
-"""What the parts share: the options, the running peers, the machine's matrix product."""
+"""What all parts use: options, running peers, the rate of the matrix product."""
 
 import tempfile
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from .peers import Failure, Peer
 from .report import Report
 from .timing import rounds
 
-# A product that stays within a few hundred milliseconds, and the two of packed moments.
+# Sizes of square products that take at most a few hundred milliseconds.
 SQUARES = (1024, 2048, 3072)
 
 
@@ -24,7 +24,9 @@ class Session:
     quick: bool = False
     repeats: int = 5
     budget: float = 25.0
-    """Seconds a point may take once its peers are warm"""
+    """Seconds for one point, after the peers have compiled"""
+    beside: Path | None = None
+    """Another checkout of gmmx, for the parts that compare two"""
     peers: dict = field(default_factory=dict)
 
     def peer(self, name, dtype="float32"):
@@ -33,15 +35,15 @@ class Session:
         return self.peers[name, dtype]
 
     def versions(self):
-        """Of all peers that answered, into the report."""
+        """Add versions and devices of all peers that answered to the report."""
         for (name, dtype), peer in self.peers.items():
             if peer.about:
-                self.report.peers[name] = peer.about["versions"] | {"device": peer.about["device"]}
+                self.report.peers[name] = peer.about
             elif peer.lacks and not peer.lacks.endswith(dtype):
                 self.report.peers[name] = {"absent": peer.lacks}
 
     def close(self, dtype=None):
-        """Stop the peers, or those of one dtype."""
+        """Stop all peers, or those of one dtype."""
         for (_, own), peer in self.peers.items():
             if dtype in (None, own):
                 peer.stop()
@@ -53,14 +55,14 @@ class Session:
         return rounds(points, **({"repeats": self.repeats, "budget": self.budget} | options))
 
     def roof(self, dtype):
-        """GFLOP/s of the best square matrix product, taken anew: the machine may have changed."""
+        """GFLOP/s of the best square matrix product, measured anew: a shared machine changes."""
         sizes = (512,) if self.quick else SQUARES
         return max(
             self.products(dtype, [((m, m, m), False) for m in sizes]), key=lambda row: row["rate"]
         )["rate"]
 
     def products(self, dtype, shapes):
-        """GFLOP/s of matrix products in JAX: the fastest of several runs of each."""
+        """GFLOP/s of matrix products in JAX: the fastest of five runs of each."""
         peer, rows = self.peer("gmmx", dtype), []
         for i, (shape, transposed) in enumerate(shapes):
             options = {"shape": shape, "transposed": transposed}
@@ -76,7 +78,7 @@ class Session:
 
 @contextmanager
 def stored(arrays):
-    """The arrays in a file that peers read."""
+    """A file with these arrays, for workers to read."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "inputs.npz"
         np.savez(path, **arrays)
@@ -84,18 +86,18 @@ def stored(arrays):
 
 
 def too_large(case):
-    """Why upstream is not asked for a case: it holds n × K × d arrays, several at once."""
-    wanted = 3 * case.n * case.k * case.d * np.dtype(case.dtype).itemsize
+    """Why GMMX 0.7 skips a case, or None: it holds several n × K × d arrays at once."""
+    needed = 3 * case.n * case.k * case.d * np.dtype(case.dtype).itemsize
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
         return None
-    free = next((int(s.split()[1]) * 1024 for s in lines if s.startswith("MemAvailable")), wanted)
-    return f"needs about {wanted / 1e9:.0f} GB" if wanted > 0.8 * free else None
+    free = next((int(s.split()[1]) * 1024 for s in lines if s.startswith("MemAvailable")), needed)
+    return f"needs about {needed / 1e9:.0f} GB" if needed > 0.8 * free else None
 
 
 def attempt(reasons, name, fn):
-    """The value of `fn()`, or None and the reason noted."""
+    """The value of `fn()`. If it fails, None, and `reasons[name]` says why."""
     try:
         return fn()
     except Failure as failure:

@@ -1,27 +1,44 @@
-"""Markdown tables of a report."""
+"""Markdown of a report: the headline ratios, then a section per part."""
 
+from .cases import ITERATIONS, MAIN
 from .timing import geometric_mean, in_units, ratio, summary
 
 OURS = "gmmx"
 OTHERS = ("gmmx in jit", "scikit-learn", "GMMX 0.7", "pomegranate")
 COMPARED = ("scikit-learn", "GMMX 0.7", "pomegranate")
 
+NOTE = (
+    "All libraries get the same data and the same start, make the same number of iterations, and "
+    "must reach the same result before they are timed. Times are medians with their range, which "
+    "the figures shade. Ratios are computed round by round; their median and range are shown.\n\n"
+    "Run `python benchmarks/run.py` to measure your own machine. `benchmarks/README.md` describes "
+    "how each number is measured."
+)
+
 
 def table(header, rows, left=1):
-    """A Markdown table; the first `left` columns are text, the others numbers."""
+    """A Markdown table. The first `left` columns are text, the others numbers."""
     rule = ["---" if i < left else "---:" for i in range(len(header))]
     return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in (header, rule, *rows))
+
+
+def median(seconds):
+    return in_units(summary(seconds)["median"])
 
 
 def spread(seconds):
     """A median with its range."""
     s = summary(seconds)
-    return f"{in_units(s['median'])} ({in_units(s['least'])} to {in_units(s['most'])})"
+    return f"{in_units(s['median'])} ({in_units(s['min'])} to {in_units(s['max'])})"
 
 
 def times(value):
     """A ratio: median with range."""
-    return f"{value['median']:.3g}× ({value['least']:.3g} to {value['most']:.3g})"
+    return f"{value['median']:.3g}× ({value['min']:.3g} to {value['max']:.3g})"
+
+
+def size(row):
+    return f"n={row['n']:,}, d={row['d']}, K={row['k']}"
 
 
 def against(row, peer, ours=OURS):
@@ -30,8 +47,88 @@ def against(row, peer, ours=OURS):
     return ratio(found[peer], found[ours]) if peer in found and ours in found else None
 
 
+def headlines(parts):
+    """One table of what readers look for first, from the parts that have been run."""
+    writers = {
+        "train": _train_headlines, "many": _many_headlines, "gradient": _gradient_headlines,
+        "compile": _compile_headlines, "scripts": _scripts_headlines, "cold": _cold_headlines,
+        "memory": _memory_headlines,
+    }  # fmt: skip
+    lines = [line for name in writers if name in parts for line in writers[name](parts[name])]
+    header = ("", "case", "gmmx", "compared with", "ratio")
+    return table(header, lines, left=2) if lines else ""
+
+
+def _as_fast(theirs, ours):
+    return f"{ratio(theirs, ours)['median']:.3g}× as fast"
+
+
+def _train_headlines(part):
+    rows = [r for r in part["rows"] if r["dtype"] == "float32" and r["grids"]]
+    for peer in COMPARED:
+        if ratios := [r["median"] for row in rows if (r := against(row, peer))]:
+            case = f"{ITERATIONS} iterations in float32, geometric mean of {len(ratios)} sizes"
+            yield "Training", case, "–", peer, f"{geometric_mean(ratios):.3g}× as fast"
+    for row in rows:
+        for peer in COMPARED if (row["n"], row["d"], row["k"]) == MAIN["train"] else ():
+            if against(row, peer):
+                ours, theirs = row["times"][OURS], row["times"][peer]
+                yield "A large fit", size(row), median(ours), peer, _as_fast(theirs, ours)
+
+
+def _many_headlines(part):
+    (row,) = part["rows"]
+    if against(row, "scikit-learn"):
+        ours, theirs = row["times"][OURS], row["times"]["scikit-learn"]
+        what = f"{row['count']:,} fits in one `vmap`"
+        yield what, size(row), median(ours), "scikit-learn in a loop", _as_fast(theirs, ours)
+
+
+def _compile_headlines(part):
+    for row in part["rows"]:
+        if (row["task"], row["n"], row["d"], row["k"]) == ("fit", 5_000, 16, 10):
+            first, again = row["first"][OURS], row["again"][OURS]
+            case = f"{size(row)}; CPU time, with compiling"
+            more = f"{ratio(first, again)['median']:.3g}× the time"
+            yield "The first fit", case, median(first), "the same fit again", more
+
+
+def _scripts_headlines(part):
+    walls = {row["name"]: row["wall"] for row in part["rows"]}
+    for kind in ("no cache", "warm cache"):
+        ours, theirs = walls[f"{OURS}, {kind}"], walls["scikit-learn"]
+        case = f"iris, K=3; wall time, {kind} of compiled programs"
+        what = "A script from start to labels"
+        yield what, case, median(ours), "scikit-learn", _as_fast(theirs, ours)
+
+
+def _cold_headlines(part):
+    imports = [r for r in part["rows"] if r["what"].startswith("import")]
+    ours = [sum(t) for t in zip(*(r["times"] for r in imports if r["peer"] == OURS), strict=True)]
+    (theirs,) = (r["times"] for r in imports if r["peer"] != OURS)
+    case = "with JAX, Equinox and Optax, in a new process"
+    yield "Import", case, median(ours), "`sklearn.mixture`", _as_fast(theirs, ours)
+
+
+def _gradient_headlines(part):
+    row = part["rows"][0]
+    forward, gradient = (row["times"].get(f"{OURS} {task}") for task in ("forward", "gradient"))
+    if forward and gradient:
+        more = f"{ratio(gradient, forward)['median']:.3g}× the time"
+        what = "Value and gradient of the likelihood"
+        yield what, size(row), median(gradient), "the value alone", more
+
+
+def _memory_headlines(part):
+    for row in part["rows"]:
+        if row["where"] == "jax":
+            extra, data = row["extra_mb"]["fit"], row["data_mb"]
+            what, case = "Memory of a fit", f"{size(row)}; peak without the data"
+            yield what, case, f"{extra:.0f} MB", f"the data, {data:.0f} MB", f"{extra / data:.3g}×"
+
+
 def grid_summary(rows):
-    """Geometric means of the ratios over a task's points, by dtype and peer."""
+    """Geometric means of the ratios over a task's sizes, by dtype and peer."""
     lines = []
     for dtype in dict.fromkeys(row["dtype"] for row in rows):
         chosen = [row for row in rows if row["dtype"] == dtype and row["grids"]]
@@ -49,55 +146,50 @@ def grid_summary(rows):
             values = (geometric_mean(ratios), *by_grid, min(ratios), max(ratios))
             lines.append([dtype, peer, *(f"{v:.3g}×" for v in values), len(ratios)])
     header = ("dtype", "against", "geometric mean", "components", "features", "samples")
-    return table((*header, "least", "most", "points"), lines, left=2)
+    return table((*header, "min", "max", "sizes"), lines, left=2)
 
 
 def grid_points(rows):
-    """One line a point."""
+    """One line per size."""
     peers = [p for p in OTHERS if any(p in row["times"] for row in rows)]
     compared = [p for p in COMPARED if p in peers]
+    structures = any(row["covariance_type"] != "full" for row in rows)
     header = ["n", "d", "K", "dtype", OURS, *peers, *(f"{p} / gmmx" for p in compared)]
     lines = []
     for row in rows:
-        cells = [f"{row['n']:,}", row["d"], row["k"], row["dtype"]]
+        cells = [row["covariance_type"]] if structures else []
+        cells += [f"{row['n']:,}", row["d"], row["k"], row["dtype"]]
         cells += [spread(row["times"][p]) if p in row["times"] else "–" for p in (OURS, *peers)]
         cells += [times(r) if (r := against(row, p)) else "–" for p in compared]
         cells.append(f"{row['of_roof']:.0%}" if "of_roof" in row else "–")
-        cells.append("–" if row["packed"] is None else f"{row['packed']:.0%}")
-        if any(r["covariance_type"] != "full" for r in rows):
-            cells.insert(0, row["covariance_type"])
         lines.append(cells)
-    if any(r["covariance_type"] != "full" for r in rows):
-        header.insert(0, "structure")
-    return table((*header, "of the roof", "packed"), lines, left=0)
+    first = ["structure"] if structures else []
+    return table((*first, *header, "of the roof"), lines, left=len(first))
 
 
 def left_out(rows):
-    """Who did not take part, and why: each reason once."""
+    """The peers that were not timed, each reason once."""
     seen = {}
     for row in rows:
         for peer, reason in row["left_out"].items():
-            seen.setdefault((peer, reason), []).append((row["n"], row["d"], row["k"]))
+            seen.setdefault((peer, reason), []).append(row)
     lines = []
-    for (peer, reason), sizes in seen.items():
-        n, d, k = sizes[0]
-        where = f"n={n:,}, d={d}, K={k}" if len(sizes) == 1 else f"{len(sizes)} points"
-        lines.append(f"- {peer}, at {where}: {reason}")
-    return "\n".join(lines)
+    for (peer, reason), found in seen.items():
+        where = size(found[0]) if len(found) == 1 else f"{len(found)} sizes"
+        lines.append(f"- {peer}, {where}: {reason}")
+    return "Not timed:\n\n" + "\n".join(lines) if lines else ""
 
 
 def _grid(title, part):
     rows = [r for r in part["rows"] if r["covariance_type"] == "full"]
     texts = [f"## {title}", grid_summary(rows), grid_points(rows)]
     if others := [r for r in part["rows"] if r["covariance_type"] != "full"]:
-        n, d, k, dtype = (others[0][key] for key in ("n", "d", "k", "dtype"))
-        same = [r for r in rows if (r["n"], r["d"], r["k"], r["dtype"]) == (n, d, k, dtype)]
-        texts += [f"### The structures at n={n:,}, d={d}, K={k}", grid_points(same + others)]
+        first = others[0]
+        same = [r for r in rows if all(r[key] == first[key] for key in ("n", "d", "k", "dtype"))]
+        texts += [f"### Structures, {size(first)}", grid_points(same + others)]
     roofs = (f"{rate:.0f} GFLOP/s in {dtype}" for dtype, rate in part["roof"].items())
-    texts.append("The matrix product reached " + ", ".join(roofs) + " in the same run.")
-    if missing := left_out(part["rows"]):
-        texts.append("Not timed:\n\n" + missing)
-    return texts
+    texts.append("The roof is the rate of a square matrix product: " + ", ".join(roofs) + ".")
+    return [*texts, left_out(part["rows"])]
 
 
 def _memory(part):
@@ -108,31 +200,87 @@ def _memory(part):
     ]  # fmt: skip
     header = ("data in", "n", "d", "K", "data", "fit", "then predict", "then score")
     note = (
-        "Peak memory beyond the data and what the process held before (imports, a small fit); "
-        f"the aim is {part['target_mb']} MB. The columns are cumulative: a peak is never forgotten."
+        "Peak memory without the data and without what the process held before (imports, a small "
+        f"fit). At most {part['target_mb']} MB are expected. The columns are cumulative."
     )
     if any(r["bound"] for r in part["rows"]):
-        note += " The warm-up had used as much, so the figures are upper bounds."
+        note += " The warm-up used as much, so these are upper bounds."
     return ["## Memory", note, table(header, lines)]
 
 
 def _cold(part):
     lines = [(r["peer"], r["what"], spread(r["times"])) for r in part["rows"]]
-    return ["## Small and cold", "n=1,000, d=4, K=3, float32, each in fresh processes.",
-            table(("", "", "time"), lines, left=2)]  # fmt: skip
+    note = "n=1,000, d=4, K=3, float32, in new processes. Wall time."
+    return ["## Small data in a new process", note, table(("", "", "time"), lines, left=2)]
+
+
+def _compile(part):
+    libraries = part["libraries"]
+    ours, *others = libraries
+    header = ["first call of", "n", "d", "K"]
+    header += [f"{name}, {which}" for name in libraries for which in ("first", "again")]
+    header += [f"{name} / {ours}, first" for name in others]
+    lines = []
+    for row in part["rows"]:
+        cells = [f"`{row['task']}`", f"{row['n']:,}", row["d"], row["k"]]
+        cells += [spread(row[which][name]) for name in libraries for which in ("first", "again")]
+        cells += [times(ratio(row["first"][name], row["first"][ours])) for name in others]
+        lines.append(cells)
+    note = (
+        "CPU time (user and system, all threads) of the first call in a new process, and of the "
+        "same call again. The persistent cache is off. `select` tries 1 to K components with each "
+        "structure; `gradient` is five steps of `GradientFitter`."
+    )
+    return ["## Compiling", note, table(header, lines)]
+
+
+def _scripts(part):
+    (theirs,) = (row["wall"] for row in part["rows"] if row["name"] == "scikit-learn")
+    lines = [
+        (row["name"], spread(row["wall"]), spread(row["cpu"]), times(ratio(row["wall"], theirs)))
+        for row in part["rows"]
+    ]
+    note = (
+        "A script imports the library, fits three components to the iris data and labels them. "
+        "With a warm cache, JAX's persistent cache holds the programs of an earlier run."
+    )
+    header = ("", "wall time", "CPU time", "wall time / scikit-learn")
+    return ["### From start to labels", note, table(header, lines)]
+
+
+def _sizes(part):
+    case, ours, lines = part["case"], part["rows"][0], []
+    for row in part["rows"]:
+        growth = "–" if row["growth_mb"] is None else f"{row['growth_mb']:.0f} MB"
+        lines.append([
+            row["name"], row["programs_first"], row["programs_later"], growth,
+            in_units(row["new"]), in_units(row["known"]), f"{row['new'] / row['known']:.3g}×",
+            f"{row['new'] / ours['new']:.3g}×",
+        ])  # fmt: skip
+    header = ["", "programs, first fit", "programs, others", "growth of memory",
+              "new n", "known n", "new / known", f"new / {ours['name']}"]  # fmt: skip
+    note = (
+        f"{case['count']} fits with different n from {case['min']:,} to {case['max']:,}, "
+        f"d={case['d']}, K={case['k']}, float32, then the same fits again. The first fit counts "
+        "in the first column only. Times are mean CPU times of a fit."
+    )
+    if len(lines) == 1:
+        header, lines = header[:-1], [lines[0][:-1]]
+    return ["### Fits of many sizes", note, table(header, lines)]
 
 
 def _many(part):
     (row,) = part["rows"]
     lines = [(name, spread(seconds)) for name, seconds in row["times"].items()]
     faster = against(row, "scikit-learn")
-    note = f"{row['count']:,} fits of n={row['n']}, d={row['d']}, K={row['k']}, 20 iterations each."
+    note = f"{row['count']:,} fits with {size(row)}, {ITERATIONS} iterations each."
     if faster:
         note += (
-            f" The ratio is {times(faster)}. {row['agreeing']:,} of the fits agree to 2e-3 nats a "
-            f"sample: {row['apart_median']:.0e} in the median, {row['apart_most']:.0e} at most."
+            f" The ratio is {times(faster)}. {row['agreeing']:,} of the fits agree to 2e-3 nats "
+            f"per sample; the median difference is {row['difference_median']:.0e}, the largest "
+            f"{row['difference_max']:.0e}."
         )
-    return ["## Many at once", note, table(("", "all fits"), lines)]
+    return ["## Many fits at once", note, table(("", "all fits"), lines), left_out(part["rows"])]
 
 
 def _gradient(part):
@@ -145,15 +293,13 @@ def _gradient(part):
                 spread(forward) if forward else "–", spread(gradient) if gradient else "–",
                 times(ratio(gradient, forward)) if forward and gradient else "–",
             ))  # fmt: skip
-    header = ("", "n", "d", "K", "forward", "value and gradient", "gradient / forward")
-    texts = ["## Gradient", "Of the mean negative log-likelihood, by all leaves, in float32.",
-             table(header, lines)]  # fmt: skip
-    apart = [max(row["apart"].values()) for row in part["rows"] if row["apart"]]
-    if apart:
-        texts.append(f"Values and gradients agree with numpyro's to {max(apart):.0e}.")
-    if missing := left_out(part["rows"]):
-        texts.append("Not timed:\n\n" + missing)
-    return texts
+    header = ("", "n", "d", "K", "value", "value and gradient", "ratio")
+    note = "The mean negative log-likelihood and its gradient with respect to all leaves, float32."
+    texts = ["## Gradient", note, table(header, lines)]
+    differences = [max(row["difference"].values()) for row in part["rows"] if row["difference"]]
+    if differences:
+        texts.append(f"Values and gradients agree with numpyro's to {max(differences):.0e}.")
+    return [*texts, left_out(part["rows"])]
 
 
 def _roof(part):
@@ -165,36 +311,39 @@ def _roof(part):
                 f"({k:,}×{m:,})ᵀ({k:,}×{n:,})" if r["transposed"] else f"({m:,}×{k:,})({k:,}×{n:,})"
             )
         else:
-            what = f"gmmx, {r['task']} n={r['n']:,}, d={r['d']}, K={r['k']}"
+            what = f"gmmx, {r['task']}, {size(r)}"
         share = f"{r['of_roof']:.0%}" if "of_roof" in r else ""
         lines.append((what, r["dtype"], f"{r['rate']:.0f}", share))
-    return ["## Roof", table(("product", "dtype", "GFLOP/s", "of the best"), lines, left=2)]
+    header = ("product", "dtype", "GFLOP/s", "of the best")
+    return ["## Matrix products", table(header, lines, left=2)]
 
 
 def _accuracy(part):
+    peers = list(dict.fromkeys(name for row in part["rows"] for name in row["errors"]))
+    header = ["width / distance"]
+    header += [f"{name}, {which}" for name in peers for which in ("mean error", "max", "time")]
     lines = []
-    for r in part["rows"]:
-        errors = (
-            f"{r[w][s]:.0e}" for w in ("decided", "packed", "whitened") for s in ("mean", "most")
-        )
-        lines.append((f"{r['width']:g}", f"{r['share']:.0%}", *errors))
-    header = ("width / spread", "taken packed", "error, mean", "most")
-    header += ("all packed, mean", "most", "all whitened, mean", "most")
-    gate, texts = part["gate"], ["## Accuracy gate", table(header, lines)]
-    if len(gate["times"]) == 2:
-        cost = ratio(gate["times"]["with"], gate["times"]["without"])
-        texts.append(
-            f"An EM step at n={gate['n']:,}, d={gate['d']}, K={gate['k']} takes {times(cost)} the "
-            f"time of one without the gate ({gate['packed']['with']:.0%} of the rows packed)."
-        )
-    return texts
+    for row in part["rows"]:
+        cells = [f"{row['width']:g}"]
+        for name in peers:
+            if name in row["errors"]:
+                error = row["errors"][name]
+                cells += [f"{error['mean']:.0e}", f"{error['max']:.0e}", median(row["times"][name])]
+            else:
+                cells += ["–"] * 3
+        lines.append(cells)
+    note = (
+        f"Errors of log p(x) in float32, in nats, for {size(part['rows'][0])}: means at distances "
+        "of order one, components of the given width. The reference is float64."
+    )
+    return ["## Accuracy", note, table(header, lines), left_out(part["rows"])]
 
 
 _PARTS = {
-    "train": lambda part: _grid("Training, 20 iterations", part),
+    "train": lambda part: _grid(f"Training, {ITERATIONS} iterations", part),
     "predict": lambda part: _grid("Prediction", part),
-    "memory": _memory, "cold": _cold, "many": _many,
-    "gradient": _gradient, "roof": _roof, "accuracy": _accuracy,
+    "memory": _memory, "cold": _cold, "compile": _compile, "scripts": _scripts, "sizes": _sizes,
+    "many": _many, "gradient": _gradient, "roof": _roof, "accuracy": _accuracy,
 }  # fmt: skip
 
 
@@ -207,15 +356,17 @@ def _setting(content):
         if "absent" in about:
             lines.append(f"- {name}: {about['absent']}")
         else:
-            versions = ", ".join(f"{k} {v}" for k, v in about.items() if k != "device")
-            lines.append(f"- {name} on {about['device']}: {versions}")
+            versions = ", ".join(f"{k} {v}" for k, v in about["versions"].items())
+            blas = f"; BLAS: {', '.join(about['blas'])}" if "blas" in about else ""
+            lines.append(f"- {name} on {about['device']}: {versions}{blas}")
     return lines[0] + "\n\n" + "\n".join(lines[1:])
 
 
-def page(content):
-    """All parts there are."""
-    texts = [_setting(content)]
+def page(content, figures=()):
+    """The whole page: headlines, machine and versions, figures, and the parts that have run."""
+    parts = content["parts"]
+    texts = ["# Benchmarks", headlines(parts), NOTE, _setting(content), *figures]
     for name, write in _PARTS.items():
-        if name in content["parts"]:
-            texts += write(content["parts"][name])
+        if name in parts:
+            texts += write(parts[name])
     return "\n\n".join(text for text in texts if text) + "\n"

@@ -1,4 +1,4 @@
-"""Interleaved timing: A B C, A B C, …, and what is said of it."""
+"""Interleaved timing, A B C, A B C, …, and its statistics."""
 
 import math
 import statistics
@@ -6,11 +6,11 @@ import time
 
 
 def rounds(points, *, repeats, budget, least=3):
-    """Seconds of each point's calls in turn, [{name: [seconds, …]}, …], round by round.
+    """The values of each point's calls, usually seconds: [{name: [value, …]}, …].
 
-    As many rounds as `repeats` says, fewer of a point where they would take more than `budget`
-    seconds. Each goes over all points: a slow quarter of an hour of a shared machine is then in one
-    round of many, where it would be in all rounds of a few.
+    Every round goes over all points, so that a slow quarter of an hour of a shared machine spoils
+    one round of many points instead of all rounds of a few. There are `repeats` rounds. A point
+    gets fewer, but at least `least`, if it would take more than `budget` seconds.
     """
     times = [{name: [] for name in calls} for calls in points]
     spent = [0.0] * len(points)
@@ -27,11 +27,11 @@ def rounds(points, *, repeats, budget, least=3):
 
 def summary(seconds):
     """Median and range."""
-    return {"median": statistics.median(seconds), "least": min(seconds), "most": max(seconds)}
+    return {"median": statistics.median(seconds), "min": min(seconds), "max": max(seconds)}
 
 
 def ratio(slow, fast):
-    """How many times longer, round by round: median and range."""
+    """The ratio of two lists of times, round by round: median and range."""
     return summary([a / b for a, b in zip(slow, fast, strict=True)])
 
 
@@ -40,7 +40,7 @@ def geometric_mean(values):
 
 
 def in_units(seconds):
-    """Three digits of a time, in µs, ms or s."""
+    """A time with three digits, in µs, ms or s."""
     for factor, unit in ((1, "s"), (1e3, "ms"), (1e6, "µs")):
         value = seconds * factor
         if value >= 1 or unit == "µs":

@@ -1,7 +1,8 @@
-"""Fit ten Gaussians to the handwritten digits, by EM, by gradient and with scikit-learn.
+"""Fit ten Gaussians to handwritten digits with EM, with gradient descent and with scikit-learn.
 
-The 1,797 images of 8×8 pixels come with scikit-learn; their 16 principal components are fitted.
-All three start from the same mixture. Prints a table and draws the fit.
+The data are 1,797 images of 8×8 pixels, which come with scikit-learn. The fits use their first 16
+principal components. All three fits start from the same mixture. The script prints a table and
+draws the EM fit.
 """
 
 import argparse
@@ -27,7 +28,7 @@ HEADER = (
 
 
 def timed(fit):
-    """The outcome of a call, and the seconds of a first call (which compiles) and a second."""
+    """The result of a call, and the seconds of a first call (which compiles) and a second."""
     start = time.perf_counter()
     jax.block_until_ready(fit())
     middle = time.perf_counter()
@@ -36,7 +37,7 @@ def timed(fit):
 
 
 def scikit_learn(x, start):
-    """scikit-learn's fit from the same start."""
+    """Fit with scikit-learn, from the same start."""
     mixture = SklearnMixture(
         start.n_components,
         tol=1e-3,
@@ -68,7 +69,7 @@ def print_table(rows):
 
 
 def ellipse(mean, covariance, radius, **style):
-    """The curve at `radius` standard deviations from the mean."""
+    """The ellipse at `radius` standard deviations from the mean."""
     variances, axes = np.linalg.eigh(covariance)
     width, height = 2 * radius * np.sqrt(variances)
     angle = np.degrees(np.arctan2(axes[1, 0], axes[0, 0]))
@@ -76,7 +77,7 @@ def ellipse(mean, covariance, radius, **style):
 
 
 def draw(x, pca, em, gradient, path):
-    """The data and the components, their means as images, and the likelihood of both trainers."""
+    """Draw the data and components, the means as images, and the likelihood of both trainers."""
     gmm = em.gmm
     means, covariances = np.asarray(gmm.means), np.asarray(gmm.covariances)
     labels = np.asarray(gmm.predict(x))
@@ -111,13 +112,13 @@ def draw(x, pca, em, gradient, path):
     for result, name, style, colour in traces:
         history = np.asarray(result.history)
         axes.plot(1 + np.arange(history.size), history, style, c=colour, ms=3, lw=1.6, label=name)
-    # A gradient's first steps may lead downhill: what counts is the climb.
+    # The first steps of gradient descent can lower the likelihood. The limits cut most of that off.
     final = max(float(em.log_likelihood), float(gradient.log_likelihood))
     begin = float(em.history[0])
     axes.set(xscale="log", xlabel="step", ylabel="mean log-likelihood, nats")
     axes.xaxis.set_major_formatter("{x:.0f}")
     axes.set_ylim(begin - 0.6 * (final - begin), final + 0.15 * (final - begin))
-    axes.set_title("Likelihood of both trainers, step by step", fontsize=11)
+    axes.set_title("Log-likelihood of both trainers at each step", fontsize=11)
     axes.legend(frameon=False, loc="lower right")
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -130,6 +131,7 @@ def main():
     parser.add_argument("--out", type=Path, default=Path("outputs/first_fit.png"))
     out = parser.parse_args().out
     mpl.use("agg")
+    gmmx.enable_compilation_cache()
 
     pixels, digits = load_digits(return_X_y=True)
     pca = PCA(n_components=16, random_state=0)
@@ -158,7 +160,8 @@ def main():
 
     n, d = x.shape
     print(f"The digits: {n} samples of {d} principal components, {K} Gaussians, full covariances.")
-    print("The first call compiles. ARI: agreement with the digits drawn, 1 if perfect.\n")
+    print("The first call compiles, or loads what an earlier run has compiled.")
+    print("ARI: agreement with the true digits; 1 is perfect agreement.\n")
     print_table(rows)
     draw(x, pca, results[0], results[1], out)
     print(f"\nPicture: {out}")

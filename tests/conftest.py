@@ -1,5 +1,6 @@
 """How every test runs, and the registry of covariance structures that the contract runs over."""
 
+import contextlib
 import os
 
 # Before JAX starts: two devices on the host, so that nothing quietly relies on there being one.
@@ -8,12 +9,13 @@ os.environ["XLA_FLAGS"] = (
 ).strip()
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import hypothesis
 import jax
 import numpy as np
 import pytest
+import scipy.linalg
 from jaxtyping import install_import_hook
 
 # Both precisions in one process: what is asked for in float32 has to stay in float32.
@@ -23,6 +25,10 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 # Annotated shapes and dtypes are checked at every call. Before anything imports the package.
 with install_import_hook("gmmx", "typechecking.check"):
     import gmmx
+    from gmmx._covariance import structure_named
+
+# A second run loads the programs of the first; GMMX_CACHE=0 compiles all of them anew.
+gmmx.enable_compilation_cache()
 
 # The same examples on every run, and no limit that a busy machine would break.
 hypothesis.settings.register_profile(
@@ -46,6 +52,8 @@ class Structure:
     """Dense covariances (k d d) from natural ones, k and d"""
     n_parameters: Callable[[int, int], int]
     """Free covariance parameters of k components in d dimensions"""
+    leaf: Callable[[np.ndarray], np.ndarray] | None = None
+    """The structure's one leaf, from natural covariances; by the library itself if there is none"""
 
     def parameters(self, k: int, d: int, seed: int = 0) -> tuple[np.ndarray, ...]:
         """Random weights, means and covariances in float64."""
@@ -55,10 +63,28 @@ class Structure:
         root = rng.normal(size=(k, d, d)) / np.sqrt(d)
         return weights, means, self.natural(root @ root.transpose(0, 2, 1) + 0.3 * np.eye(d))
 
+    def of(self, weights, means, covariances, dtype=np.float64) -> gmmx.GaussianMixture:
+        """The mixture of these parameters, made in NumPy: nothing is compiled."""
+        if self.leaf is None:
+            parameters = (np.asarray(v, dtype) for v in (weights, means, covariances))
+            return gmmx.GaussianMixture.from_parameters(*parameters, self.name)
+        with np.errstate(divide="ignore"):
+            leaves = np.log(weights), means, self.leaf(np.asarray(covariances, float))
+        logits, means, leaf = (jax.device_put(np.asarray(v, dtype)) for v in leaves)
+        return gmmx.GaussianMixture(logits, means, structure_named(self.name)(leaf))
+
     def mixture(self, k: int, d: int, dtype=np.float64, seed: int = 0) -> gmmx.GaussianMixture:
         """A random mixture."""
-        parameters = (value.astype(dtype) for value in self.parameters(k, d, seed))
-        return gmmx.GaussianMixture.from_parameters(*parameters, self.name)
+        return self.of(*self.parameters(k, d, seed), dtype)
+
+
+def log_cholesky(covariances: np.ndarray) -> np.ndarray:
+    """The Cholesky factors of precisions, with their diagonals in logarithms."""
+    if covariances.ndim == 3:
+        return np.stack([log_cholesky(covariance) for covariance in covariances])
+    root = np.linalg.cholesky(covariances)
+    factor = scipy.linalg.solve_triangular(root, np.eye(len(root)), lower=True)
+    return np.tril(factor, -1) + np.diag(np.log(np.diagonal(factor)))
 
 
 STRUCTURES = {
@@ -67,24 +93,28 @@ STRUCTURES = {
         natural=lambda dense: dense,
         dense=lambda natural, k, d: natural,
         n_parameters=lambda k, d: k * d * (d + 1) // 2,
+        leaf=log_cholesky,
     ),
     "tied": Structure(
         "tied",
         natural=lambda dense: dense[0],
         dense=lambda natural, k, d: np.broadcast_to(natural, (k, d, d)),
         n_parameters=lambda k, d: d * (d + 1) // 2,
+        leaf=log_cholesky,
     ),
     "diag": Structure(
         "diag",
         natural=lambda dense: np.diagonal(dense, axis1=1, axis2=2),
         dense=lambda natural, k, d: natural[:, :, None] * np.eye(d),
         n_parameters=lambda k, d: k * d,
+        leaf=lambda variances: -np.log(variances) / 2,
     ),
     "spherical": Structure(
         "spherical",
         natural=lambda dense: np.trace(dense, axis1=1, axis2=2) / dense.shape[-1],
         dense=lambda natural, k, d: natural[:, None, None] * np.eye(d),
         n_parameters=lambda k, d: k,
+        leaf=lambda variances: -np.log(variances) / 2,
     ),
 }
 
@@ -109,6 +139,27 @@ def structures() -> dict[str, Structure]:
 @pytest.fixture(scope="session", params=["float32", "float64"])
 def dtype(request) -> np.dtype:
     return np.dtype(request.param)
+
+
+@contextlib.contextmanager
+def count_programs() -> Iterator[list[str]]:
+    """Counts the programs that XLA compiles, or that are fetched from the cache on disk."""
+    counted = []
+
+    def listen(name: str, seconds: float, **_):
+        if name == "/jax/core/compile/backend_compile_duration":
+            counted.append(name)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield counted
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
+@pytest.fixture(scope="session")
+def compilations() -> Callable[[], contextlib.AbstractContextManager[list[str]]]:
+    return count_programs
 
 
 @pytest.fixture

@@ -220,7 +220,7 @@ def schedule(rate):
 def test_other_settings_are_refused(x, start, path, one, other, message):
     # The first state is written before the first step, and is enough here: nothing is compiled.
     arguments = jnp.asarray(x), start, None, jax.random.key(0)
-    state = FitState(start, jnp.int32(0), jnp.zeros(()), jnp.zeros(()), gmmx.Status.running, None)
+    state = FitState.begin(start, None, start.dtype)
     Journal(Checkpoint(path), one.without_limit(), *arguments).begin(state)
     with pytest.raises(gmmx.FileError, match=message):
         other.fit(x, start, checkpoint=Checkpoint(path))

@@ -1,8 +1,7 @@
 """Expectation–maximisation: what holds at every step and how fits end."""
 
-import dataclasses
+import logging
 import warnings
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +11,12 @@ from hypothesis import given, settings, strategies
 
 import gmmx
 from gmmx import EMFitter, Status
-from gmmx._accuracy import CENTRED, PACKED
-from gmmx._fit.base import _begin
-from gmmx._moments import Survey, expect
+from gmmx._engine.centred import Centred
+from gmmx._engine.form import Form
+from gmmx._engine.ladder import Ladder
+from gmmx._engine.moments import Rows, expect, maximise
+from gmmx._engine.packed import Packed
+from gmmx._engine.whitened import Whitened
 
 K, D, N = 3, 2, 60
 
@@ -69,14 +71,16 @@ def test_the_likelihood_never_falls(structure, seed, tail, scale, weighted):
     assert rising.all() or (collapsed and result.status != Status.max_steps_reached)
 
 
-def test_a_large_fit_never_falls(structure):
+def test_a_large_fit_never_falls(structure, caplog):
     """The same where moments are packed, in float32."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(20_000, 4)) + 3 * rng.integers(0, 4, size=(20_000, 1))
     x = x.astype(np.float32)
     gmm = gmmx.initialize(x, 16, structure.name, method="random")
-    result = ended(EMFitter(tol=0, max_iter=30, reg_covar=0), x, gmm)
-    assert result.packed == 1
+    assert Ladder.of(gmm, len(x), products=2).ways[0] is Packed
+    with caplog.at_level(logging.DEBUG, "gmmx"):
+        result = ended(EMFitter(tol=0, max_iter=30, reg_covar=0), x, gmm)
+    assert not [r for r in caplog.records if r.levelno == logging.DEBUG], "not packed to the end"
     assert (np.diff(result.history) >= -1e2 * np.finfo(np.float32).eps).all()
 
 
@@ -131,36 +135,73 @@ def test_convergence_on_the_last_step_is_success(blobs):
 @pytest.mark.parametrize("k, d, weighted", [(4, 4, True), (2, 12, False)])
 def test_every_way_takes_the_same_moments(structure, k, d, weighted):
     """Whitened, centred or packed, of rows that are kept or made in each step."""
-    n, rng = 300_017, np.random.default_rng(3)  # a length that its chunks do not divide
+    n, rng = 40_009, np.random.default_rng(3)  # a length that its chunks do not divide
     gmm, x = structure.mixture(k, d), jnp.asarray(rng.normal(size=(n, d)))
     weights = jnp.asarray(rng.exponential(size=n)) if weighted else None
-    kept, made = (jax.jit(partial(Survey.of, keep=keep))(gmm, x) for keep in (True, False))
-    fastest = kept.plan.fastest
-    assert fastest == (CENTRED if structure.name == "full" and d == 12 else PACKED)
-    assert kept.rows is not None and made.rows is None
-    route = kept.route(gmm)
-    assert route.ways.size > 1 and np.all(route.ways == fastest)
-    step = jax.jit(expect)
-    kept_moments, made_moments = (
-        [
-            step(gmm, x, weights, survey, dataclasses.replace(route, ways=0 * route.ways + way))
-            for way in range(fastest + 1)
-        ]
-        for survey in (kept, made)
-    )
-    for kept_moment, made_moment in zip(kept_moments, made_moments, strict=True):
-        assert_same_leaves(kept_moment, made_moment, rtol=1e-12)
-    first, *others = kept_moments + made_moments
-    for other in others:
-        assert_same_leaves(other, first, rtol=1e-11)
+    ladder = Ladder.of(gmm, n, products=2)
+    flat = type(gmm.structure).axis_aligned
+    slower = (Whitened,) if flat else (Centred, Whitened)
+    assert ladder.ways == (slower if structure.name == "full" and d == 12 else (Packed, *slower))
+
+    @jax.jit
+    def by_all(gmm, x, weights):
+        kept, made = (Rows.of(x, weights, ladder, flat, keep=keep) for keep in (True, False))
+        assert (kept.x, made.kept) == (None, None) and kept.per_chunk < n and n % kept.per_chunk
+        form = Form.of(gmm, kept.frame)
+        moments, sizes, models = [], [], []
+        for way in range(len(ladder.ways)):
+            for rows in (kept, made):
+                only = ladder.only(way)
+                one, size = expect(form, rows, weights, only, jnp.asarray(way, jnp.int32))
+                moments.append(one)
+                sizes.append(size)
+            # Rows of a frame and of chunks of its own, as a pass that begins with this way has.
+            own = Rows.of(x, weights, only, flat)
+            own_form = Form.of(gmm, own.frame)
+            one, _ = expect(own_form, own, weights, only, jnp.asarray(way, jnp.int32))
+            models.append(maximise(gmm, own_form, one, own.frame, jnp.asarray(1e-3)))
+        return moments, sizes, models
+
+    moments, sizes, models = by_all(gmm, x, weights)
+    assert max(sizes) <= 1
+    for kept, made in zip(moments[::2], moments[1::2], strict=True):
+        assert_same_leaves(kept, made, rtol=1e-12)
+    for other in moments[1:]:
+        assert_same_leaves(other, moments[0], rtol=1e-11)
+    for other in models[1:]:
+        assert_same_leaves(other, models[0], rtol=1e-11)
 
 
-@pytest.mark.parametrize("nested", [False, True])
-def test_the_data_are_not_copied(blobs, nested):
-    x, gmm = jnp.asarray(blobs), gmmx.initialize(blobs, 3)
-    fitter = gmmx.Restarts(EMFitter(), n_init=2) if nested else EMFitter()
-    data, _ = _begin(fitter, x, gmm, (None, jax.random.key(0)))
-    assert data.x is x and (not nested or data.inner.x is x)
+@pytest.mark.usefixtures("optax_promotion")
+@pytest.mark.parametrize(
+    "fitter", [gmmx.GradientFitter(), gmmx.Restarts(gmmx.GradientFitter(), n_init=2)]
+)
+def test_the_data_are_not_copied(blobs, fitter):
+    """Where no rows are filled in; EM keeps them in a frame of its own, up to a limit."""
+    x, gmm, alive = jnp.asarray(blobs[:256]), gmmx.initialize(blobs, 3), []
+
+    def look(state):
+        alive.append(sum(array.shape == x.shape for array in jax.live_arrays()))
+        return True
+
+    before = sum(array.shape == x.shape for array in jax.live_arrays())
+    ended(fitter, x, gmm, callback=look)
+    assert alive == [before] and before > 0
+
+
+def test_large_data_are_not_kept_twice():
+    """Nor by EM, where the rows in its frame would take more than 128 MB."""
+    n, d = 2**20 + 2**17, 32
+    x = jnp.asarray(np.tile(np.random.default_rng(0).normal(size=(n // 128, d)), (128, 1)), "f4")
+    gmm, alive = gmmx.GaussianMixture.create(2, d, "diag", dtype=np.float32), []
+
+    def look(state):
+        alive.append(sum(array.nbytes for array in jax.live_arrays()))
+        return True
+
+    before = sum(array.nbytes for array in jax.live_arrays())
+    ended(EMFitter(), x, gmm, callback=look)
+    assert len(alive) == 1 and alive[0] - before < x.nbytes / 10
 
 
 def test_too_few_steps_warn(blobs):

@@ -1,6 +1,5 @@
 """What every fitter does: it is watched, stopped, transformed, and compiled once."""
 
-import contextlib
 import signal
 import warnings
 
@@ -77,7 +76,7 @@ def test_an_interrupted_fit_gives_back_its_best(fitter, x, gmm, how):
 
 
 class StoppedBeforeItsFirstStep(EMFitter):
-    def step(self, state, data, weights):
+    def update(self, state, data, weights, ladder):
         interrupt()
 
 
@@ -109,7 +108,7 @@ def test_a_callback_sees_the_whole_fit(x, gmm):
 def test_progress_shows_the_likelihood(x, gmm, capsys):
     result = EMFitter().fit(x, gmm, progress=True)
     shown = capsys.readouterr().err
-    assert f"{float(result.history[-1]):.4f}" in shown and "log-likelihood" in shown
+    assert f"{float(result.log_likelihood):.4f}" in shown and "log-likelihood" in shown
     EMFitter().fit(x, gmm)
     assert capsys.readouterr().err == ""
 
@@ -126,22 +125,6 @@ def test_a_fit_is_the_same_whether_it_is_watched_or_not(x, gmm, make, max_iter):
     np.testing.assert_allclose(alone.history, watched.history, rtol=1e-12)
     np.testing.assert_allclose(alone.log_likelihood, watched.log_likelihood, rtol=1e-12)
     np.testing.assert_allclose(alone.gmm.means, watched.gmm.means, rtol=1e-9)
-
-
-@contextlib.contextmanager
-def compilations():
-    """Counts the programs that XLA compiles."""
-    counted = []
-
-    def listen(name, seconds, **_):
-        if name == "/jax/core/compile/backend_compile_duration":
-            counted.append(name)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        yield counted
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 SWEEPS = {
@@ -176,7 +159,7 @@ SWEEPS = {
 
 
 @pytest.mark.parametrize("which", SWEEPS)
-def test_other_settings_compile_nothing_new(x, gmm, which):
+def test_other_settings_compile_nothing_new(x, gmm, which, compilations):
     make, sweep = SWEEPS[which]
 
     def fit(x, settings):
@@ -184,6 +167,7 @@ def test_other_settings_compile_nothing_new(x, gmm, which):
             warnings.simplefilter("ignore", gmmx.FitWarning)
             return make(**settings).fit(x, gmm)
 
+    jax.clear_caches()
     with compilations() as first:
         fit(x[:-1], sweep[0])
     assert first, "a first fit was not seen to compile"
@@ -191,10 +175,45 @@ def test_other_settings_compile_nothing_new(x, gmm, which):
         with compilations() as again:
             fit(x[:-1], settings)
         assert not again, f"{settings} compiled {len(again)} programs"
-    # The counter would have seen it: another shape does compile.
+    # The counter would have seen it: a size that was not met compiles.
     with compilations() as other:
-        fit(x[:-2], sweep[0])
+        fit(x[:20], sweep[0])
     assert other
+
+
+def test_lengths_share_programs(compilations):
+    """A hundred lengths are eight sizes, in fits, starts, densities and criteria."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(768, D)) + 2.5 * rng.integers(0, 2, size=(768, 1))
+    lengths = np.linspace(50, 768, 100).astype(int)
+    assert len(set(lengths)) == 100
+    start = gmmx.initialize(x, K)
+    calls = {
+        "fit": lambda x: EMFitter(max_iter=500).fit(x, start),
+        "fit of weights": lambda x: EMFitter(max_iter=500).fit(x, start, weights=np.ones(len(x))),
+        "initialize": lambda x: gmmx.initialize(x, K),
+        "predict": start.predict,
+        "predict_proba": start.predict_proba,
+        "log_prob": start.log_prob,
+        "score": start.score,
+        "icl": start.icl,
+        "noise_score": lambda x: start.noise_score(x, 0.5),
+        "regress": lambda x: start.regress([0], x[:, :1]),
+        "posterior": lambda x: start.posterior(x, None, 0.1).mean(),
+        "from_responsibilities": lambda x: gmmx.GaussianMixture.from_responsibilities(
+            x, np.full((len(x), K), 1 / K)
+        ),
+    }
+    found = {}
+    for name, call in calls.items():
+        with compilations() as programs:
+            for n in lengths:
+                call(x[:n])
+        found[name] = len(programs)
+    # A fit is one program of each size, whether its rows have weights or not.
+    assert found.pop("fit") <= 8 and found.pop("fit of weights") == 0, found
+    # The others are one program of each size, `regress` two and one of no size.
+    assert found["initialize"] > 0 and max(found.values()) <= 17, found
 
 
 def test_settings_are_swept_under_vmap(x, gmm):

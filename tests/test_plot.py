@@ -268,7 +268,7 @@ def test_names_come_from_a_data_frame(gmm, x):
 @pytest.mark.parametrize(
     "draw, message",
     [
-        (lambda g, x: plot.ellipses(g, dims=(0, 4)), "features 0 to 3"),
+        (lambda g, x: plot.ellipses(g, dims=(0, 4)), "features from 0 to 3"),
         (lambda g, x: plot.ellipses(g, dims=(1, 1)), "2 indices of different"),
         (lambda g, x: plot.ellipses(g, dims=(0, 1, 2)), "2 indices"),
         (lambda g, x: plot.density(g, levels=(0.5, 1.0)), "between 0 and 1"),
@@ -278,8 +278,8 @@ def test_names_come_from_a_data_frame(gmm, x):
         (lambda g, x: plot.ellipses(g, x * np.nan), "NaN"),
         (lambda g, x: plot.responsibilities(g, None), "x is None"),
         (lambda g, x: plot.pairs(g, dims=()), "from 1 to 12"),
-        (lambda g, x: plot.histogram(jax.tree.map(lambda leaf: leaf * np.nan, g)), "it has no"),
-        (lambda g, x: plot.trace([]), "pass a FitResult"),
+        (lambda g, x: plot.histogram(jax.tree.map(lambda leaf: leaf * np.nan, g)), "cannot be"),
+        (lambda g, x: plot.trace([]), "expected a FitResult"),
         (lambda g, x: plot.ellipses(gmmx.GaussianMixture.create(2, 1)), "plot.histogram"),
     ],
 )

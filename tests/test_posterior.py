@@ -394,8 +394,8 @@ def test_dtype_in_is_dtype_out(structure, dtype):
     [
         ((np.zeros((5, 4)), None, 1.0), "3 numbers are observed"),
         ((np.zeros((5, 3)), A, 1.0), "2 numbers are observed"),
-        ((np.zeros((5, 2)), A.T, 1.0), r"\(m, 3\) was wanted"),
-        ((np.zeros((5, 0)), np.zeros((0, 3)), 1.0), r"\(m, 3\) was wanted"),
+        ((np.zeros((5, 2)), A.T, 1.0), r"expected \(m, 3\)"),
+        ((np.zeros((5, 0)), np.zeros((0, 3)), 1.0), r"expected \(m, 3\)"),
         ((np.zeros((5, 2)), np.zeros((4, 2, 3)), 1.0), "leading axes"),
         ((np.zeros((2, 2)), A, np.array([[1.0, np.inf], [2, 3]])), r"y\[None\]"),
         ((np.zeros((2, 2)), A, np.array([[1.0, 2], [3, 4]])), r"y\[None\]"),

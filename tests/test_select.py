@@ -35,8 +35,10 @@ def starts(x, covariance_type, k, weights=None):
     structure = internals.structure_named(covariance_type)
     x = jax.numpy.asarray(x)
     keys = jax.random.split(jax.random.key(0), 1)
-    labels = internals._labels(max(SIZES), x, jax.numpy.int32(k), weights, keys)[0]
-    padded = internals._start(structure, max(SIZES), x, labels, weights)
+    clusters = internals._clusters(max(SIZES), x, jax.numpy.int32(k), weights, keys)
+    clusters = jax.tree.map(lambda leaf: leaf[0], clusters)
+    floor = jax.numpy.asarray(1e-6, x.dtype)
+    padded = clusters.fit(gmmx.GaussianMixture, structure, floor)
     return padded, internals.trim(padded, k)
 
 
@@ -227,7 +229,7 @@ def test_candidates_are_handed_on_as_they_are_done(blobs):
         ({"n_components": [0, 1]}, "n_components=0"),
         ({"n_components": 301}, "fewer than the 301 components"),
         ({"covariance_types": ()}, "covariance_types is empty"),
-        ({"covariance_types": "round"}, "'round' is not known"),
+        ({"covariance_types": "round"}, "'round' is unknown"),
         ({"criterion": "BIC"}, "one of 'bic'"),
         ({"fitter": Restarts(EMFitter(), 7)}, "n_init=7"),
         ({"n_init": 0}, "n_init=0"),

@@ -2,14 +2,17 @@
 
 import warnings
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.mixture import GaussianMixture as SklearnMixture
 
 import gmmx
+from gmmx._engine import density
+from gmmx._engine.ladder import Ladder
+from gmmx._engine.packed import Packed
+from gmmx._engine.whitened import Whitened
 
-# The shapes of two calls: one that is whitened, one large enough for packed moments.
+# Shapes of which the densities are whitened and packed.
 SMALL, LARGE = (400, 3, 4), (20_000, 16, 16)
 REG_COVAR = 1e-2
 
@@ -69,7 +72,10 @@ def test_parameters(case):
 
 def test_both_ways_are_taken(case):
     x, _, ours = case
-    assert float(gmmx._density.packed_share(ours, jnp.asarray(x))) == float(len(x) == LARGE[0])
+    ladder = Ladder.of(ours, len(x), products=1)
+    assert ladder.ways[0] is (Packed if len(x) == LARGE[0] else Whitened)
+    _, inaccurate = density._program(ours, x, density.log_prob_of, ladder.only(0))
+    assert not inaccurate
 
 
 def test_em_follows_step_by_step(case):

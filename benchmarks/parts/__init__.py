@@ -1,1 +1,1 @@
-"""One file a part, each with `run(session) -> None`, which puts its results into the report."""
+"""One file per part, each with a function `run(session)` that adds its results to the report."""

@@ -1,4 +1,4 @@
-"""One value_and_grad of the mean negative log-likelihood, by all leaves."""
+"""The gradient of the mean negative log-likelihood with respect to all leaves."""
 
 import numpy as np
 
@@ -12,7 +12,7 @@ SIZES = ((65_536, 32, 64), (10_000, 16, 10))
 def run(session):
     rows = []
     for n, d, k in [QUICK["train"]["samples"][-1]] if session.quick else SIZES:
-        # The gradient is taken where a mixture is evaluated: at parameters like the data's own.
+        # At the mixture that the data are from, so a case of prediction.
         case = Case("predict", n, d, k)
         reasons, found, calls = {}, {}, {}
         with stored(inputs(case)) as path:
@@ -25,7 +25,7 @@ def run(session):
                     if answer:
                         found[key] = answer[0][0]
                         calls[key] = lambda peer=peer, task=task: peer.time(task)
-        apart = {
+        difference = {
             f"{name}": float(np.max(np.abs(value - found["numpyro gradient"][name])))
             for name, value in found.get("gmmx gradient", {}).items()
             if "numpyro gradient" in found
@@ -33,7 +33,8 @@ def run(session):
         times = session.interleave(calls)
         session.peer("gmmx").forget()
         session.peer("numpyro").forget()
-        rows.append({"n": n, "d": d, "k": k, "times": times, "apart": apart, "left_out": reasons})
+        row = {"n": n, "d": d, "k": k, "times": times}
+        rows.append(row | {"difference": difference, "left_out": reasons})
         share = ratio(times["gmmx gradient"], times["gmmx forward"])
         shown = (f"{name} {in_units(summary(t)['median'])}" for name, t in times.items())
         print(f"  n={n:,}: " + ", ".join(shown) + f"; {share['median']:.2f} × forward", flush=True)

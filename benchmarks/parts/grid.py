@@ -1,12 +1,12 @@
-"""Training and prediction: a case by all peers, checked, then timed in turn."""
+"""Training and prediction: all peers run a case, are checked, then timed in turn."""
 
 from ..agreement import judge
 from ..cases import inputs
 from ..session import attempt, stored, too_large
 from ..timing import in_units, summary
 
-# Shown name: the peer, and the options that are its alone. What a call from Python costs beyond a
-# program compiled as a whole shows on the samples grid, and is compared there alone.
+# Name in the tables: the peer, and its own options. "gmmx in jit" shows the cost of a call from
+# Python and runs on the samples grid only.
 CALLS = {
     "gmmx": ("gmmx", {}),
     "gmmx in jit": ("gmmx", {"jit": True}),
@@ -18,7 +18,7 @@ _SUPPORTED = {"GMMX 0.7": ("full", "diag"), "pomegranate": ("full",)}
 
 
 def prepared(session, case):
-    """A row of the report without its times, and the calls to be timed."""
+    """A row of the report without its times, and the calls to time."""
     print(f"  {case}", flush=True)
     reasons, found, calls = {}, {}, {}
     arrays = inputs(case)
@@ -47,13 +47,12 @@ def prepared(session, case):
         "task": case.task, "n": case.n, "d": case.d, "k": case.k, "dtype": case.dtype,
         "covariance_type": case.covariance_type, "grids": case.grids,
         "results": numbers, "left_out": reasons,
-        "packed": found["gmmx"][1]["packed"] if "gmmx" in found else None,
     }  # fmt: skip
     return row, {n: calls[n] for n in CALLS if n in calls and n not in reasons}
 
 
 def measured(session, cases):
-    """The rows of the report."""
+    """The rows of the report, with times."""
     points = [prepared(session, case) for case in cases]
     found = session.rounds([calls for _, calls in points])
     rows = []
@@ -68,12 +67,12 @@ def measured(session, cases):
 
 
 def run(session, task, cases_of):
-    """All cases of both dtypes into the report."""
+    """Measure the cases of every dtype and add them to the report."""
     rows, roofs = [], {}
     for dtype in session.dtypes:
         roofs[dtype] = session.roof(dtype)
         rows += measured(session, cases_of(dtype))
-        # The better of before and after: the machine may have been slower at one of them.
+        # The better of before and after, since a shared machine may be slow at one of them.
         roofs[dtype] = max(roofs[dtype], session.roof(dtype))
         session.versions()
         session.close(dtype)

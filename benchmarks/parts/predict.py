@@ -1,4 +1,4 @@
-"""Prediction of labels on the three grids."""
+"""Prediction of labels on three grids."""
 
 from ..cases import points
 from . import grid

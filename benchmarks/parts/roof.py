@@ -1,4 +1,4 @@
-"""What the machine's matrix product reaches, and what training and prediction reach of it."""
+"""The rate of the machine's matrix product, and the rates of training and prediction."""
 
 from ..cases import ITERATIONS, MAIN, QUICK, Case, inputs
 from ..session import SQUARES, stored
@@ -11,7 +11,7 @@ def run(session):
         squares = [((m, m, m), False) for m in ((512,) if session.quick else SQUARES)]
         n, d, k = QUICK["train"]["samples"][-1] if session.quick else MAIN["train"]
         columns = d * (d + 1) // 2 + d + 1
-        # A chunk's log-densities, and its sums.
+        # The products of an EM step on 2,048 rows: log-densities, then sums.
         pair = [((2048, columns, k), False), ((k, 2048, columns), True)]
         rows += session.products(dtype, squares + pair)
         roof = max(row["rate"] for row in rows if row["dtype"] == dtype)

@@ -1,4 +1,4 @@
-"""Training: 20 iterations on the three grids, and the four structures at one point."""
+"""Training: 20 iterations on three grids, and all four structures at one size."""
 
 from dataclasses import replace
 

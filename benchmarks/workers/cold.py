@@ -1,4 +1,4 @@
-"""A fresh process: the time of the import, of a first call and a second; prints JSON."""
+"""Times of the import, of the first and of the second calls. Prints one line of JSON."""
 
 import json
 import sys
@@ -33,13 +33,13 @@ def gmmx_times():
         return gmmx
 
     timed(found, "import jax, equinox, optax", dependencies)
-    gmmx = timed(found, "import gmmx, beyond them", library)
+    gmmx = timed(found, "import gmmx after them", library)
     import warnings
 
     import jax
 
     warnings.simplefilter("ignore", gmmx.FitWarning)
-    timed(found, "JAX's own start", lambda: jax.block_until_ready(jax.numpy.zeros(()) + 1))
+    timed(found, "start of JAX", lambda: jax.block_until_ready(jax.numpy.zeros(()) + 1))
     for which in ("first", "second"):
         start = timed(
             found, f"{which} initialize", lambda: jax.block_until_ready(gmmx.initialize(x, K))

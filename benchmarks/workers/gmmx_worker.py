@@ -1,10 +1,6 @@
-"""gmmx itself."""
+"""gmmx."""
 
-import contextlib
-import dataclasses
-import os
 import warnings
-from unittest import mock
 
 import equinox as eqx
 import jax
@@ -13,11 +9,8 @@ import numpy as np
 from protocol import serve, versions
 
 import gmmx
-from gmmx import _accuracy
-from gmmx._accuracy import PACKED, Plan, Route
-from gmmx._density import packed_share
 
-warnings.simplefilter("ignore", gmmx.FitWarning)  # the number of iterations is given
+warnings.simplefilter("ignore", gmmx.FitWarning)  # the number of iterations is fixed
 
 
 def model(arrays, options):
@@ -44,8 +37,7 @@ def train(arrays, options):
         fit = eqx.filter_jit(fit)
 
     def outcome(result):
-        facts = {"n_iter": int(result.n_iter), "packed": float(result.packed)}
-        return parameters_of(result.gmm), facts
+        return parameters_of(result.gmm), {"n_iter": int(result.n_iter)}
 
     return lambda: jax.block_until_ready(fit(x, start)), outcome
 
@@ -57,10 +49,7 @@ def predict(arrays, options):
     else:
         predict = gmmx.GaussianMixture.predict
 
-    def outcome(labels):
-        return {"labels": np.asarray(labels)}, {"packed": float(packed_share(gmm, x))}
-
-    return lambda: jax.block_until_ready(predict(gmm, x)), outcome
+    return lambda: jax.block_until_ready(predict(gmm, x)), outcome_of("labels")
 
 
 def many(arrays, options):
@@ -83,7 +72,7 @@ def parameters_of_stack(gmm):
 
 def forward(arrays, options):
     loss = jax.jit(lambda gmm, x: -gmm.score(x))
-    return _loss(loss, arrays, options, lambda value: ({"loss": np.asarray(value)}, {}))
+    return _loss(loss, arrays, options, outcome_of("loss"))
 
 
 def gradient(arrays, options):
@@ -103,7 +92,7 @@ def _loss(loss, arrays, options, outcome):
 
 
 def matmul(arrays, options):
-    """One matrix product, (m, k) times (k, n), or with the left one transposed."""
+    """One matrix product, (m, k) times (k, n), or the transpose of (k, m) times (k, n)."""
     m, k, n = options["shape"]
     keys = jax.random.split(jax.random.key(0))
     a = jax.random.normal(keys[0], (k, m) if options["transposed"] else (m, k))
@@ -114,88 +103,20 @@ def matmul(arrays, options):
     return lambda: jax.block_until_ready(product(a, b)), lambda _: ({}, {})
 
 
-def step(arrays, options):
-    """One EM step as it is, or with the accuracy gate taken out."""
-    em = fitter(options)
-
-    def begin(x, gmm):
-        data = em.prepare(x, gmm)
-        return data, em.init(data, gmm, None, jax.random.key(0))
-
-    with without_gate() if options["gateless"] else contextlib.nullcontext():
-        data, state = jax.jit(begin)(jnp.asarray(arrays["x"]), model(arrays, options))
-        advance = jax.jit(lambda state, data: em.step(state, data, None))
-        compiled = advance.lower(state, data).compile()
-
-    def outcome(state):
-        return {}, {"packed": float(np.mean(np.asarray(state.inner.route.ways) == PACKED))}
-
-    return lambda: jax.block_until_ready(compiled(state, data)), outcome
-
-
-@contextlib.contextmanager
-def without_gate():
-    """All rows packed and no component narrow, unasked."""
-    made = Plan.of
-
-    def plan(gmm, x, products):
-        return dataclasses.replace(made(gmm, x, products), apart=False)
-
-    def route(seen, reaches, fastest, apart):
-        ways = jnp.full(reaches.shape[0], PACKED, jnp.int32)
-        return dataclasses.replace(Route.whitened(ways.size, seen.means), ways=ways)
-
-    def switch(index, branches, *operands):
-        return branches[-1](*operands)
-
-    def cond(condition, true, false, *operands):
-        return true(*operands)
-
-    with (
-        mock.patch.object(Plan, "of", plan),
-        mock.patch.object(Route, "of", route),
-        mock.patch.object(jax.lax, "switch", switch),
-        mock.patch.object(jax.lax, "cond", cond),
-    ):
-        yield
-
-
-_compiled = {}
-
-
 def log_prob(arrays, options):
-    """log p(x) as gmmx takes it, or with the limits of the gate moved: all packed, all whitened."""
-    limit = {"decided": None, "packed": np.inf, "whitened": -np.inf}[options["way"]]
-    dtype = jnp.dtype(options["precision"])
-    limits = _accuracy.LIMIT if limit is None else dict.fromkeys(_accuracy.LIMIT, limit)
-    telling = _accuracy._TELLING if limit is None else limit
-    rounded = {name: array.astype(np.float32) for name, array in arrays.items()}
-    start = model(rounded, options)
-    gmm = jax.tree.map(lambda leaf: leaf.astype(dtype), start)
-    x = jnp.asarray(rounded["x"]).astype(dtype)
-    key = (options["way"], options["precision"], x.shape)
-    if key not in _compiled:
-        jax.clear_caches()  # of programs traced with another limit
-        with (
-            mock.patch.object(_accuracy, "LIMIT", limits),
-            mock.patch.object(_accuracy, "_TELLING", telling),
-        ):
-            evaluate = jax.jit(lambda gmm, x: (gmm.log_prob(x), packed_share(gmm, x)))
-            _compiled[key] = evaluate.lower(gmm, x).compile()
-        jax.clear_caches()
+    gmm, x = model(arrays, options), jnp.asarray(arrays["x"])
+    return lambda: jax.block_until_ready(gmm.log_prob(x)), outcome_of("log_prob")
 
-    def outcome(result):
-        return {"log_prob": np.asarray(result[0])}, {"packed": float(result[1])}
 
-    return lambda: jax.block_until_ready(_compiled[key](gmm, x)), outcome
+def outcome_of(name):
+    return lambda array: ({name: np.asarray(array)}, {})
 
 
 if __name__ == "__main__":
-    tasks = (train, predict, many, forward, gradient, matmul, step, log_prob)
+    tasks = (train, predict, many, forward, gradient, matmul, log_prob)
     device = jax.devices()[0]
     about = {
         "versions": versions("gmmx", "jax", "jaxlib", "equinox", "numpy"),
         "device": "CPU" if device.platform == "cpu" else device.device_kind,
-        "x64": os.environ.get("JAX_ENABLE_X64") == "1",
     }
     serve({task.__name__: task for task in tasks}, about)

@@ -1,4 +1,4 @@
-"""Peak memory of a fit beyond its data, in a process of its own: prints one line of JSON."""
+"""Peak memory of a fit in a new process, without its data. Prints one line of JSON."""
 
 import json
 import resource
@@ -16,7 +16,7 @@ MB = 1e6
 
 
 def status(field):
-    """Bytes of a field of /proc/self/status, or None where there is none."""
+    """A field of /proc/self/status in bytes, or None if there is none."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
@@ -25,7 +25,7 @@ def status(field):
 
 
 def peak():
-    """The most memory in use so far: the device's where it has its own, else the process's."""
+    """Peak memory so far, of the accelerator if there is one, else of the process."""
     if jax.default_backend() != "cpu":
         return jax.devices()[0].memory_stats()["peak_bytes_in_use"]
     unit = 1 if sys.platform == "darwin" else 1024
@@ -39,7 +39,7 @@ def in_use():
 
 
 def data(n, d, k):
-    """Samples round k means, made in place: nothing of their size beside them."""
+    """Samples around k means, computed in place: no second array of this size exists."""
     rng = np.random.default_rng(0)
     x = np.empty((n, d), np.float32)
     means = rng.normal(size=(k, d)).astype(np.float32)
@@ -81,7 +81,7 @@ def main(n, d, k, steps, where):
                 "data_mb": x.nbytes / MB,
                 "baseline_mb": before / MB,
                 "extra_mb": found,
-                # Where the warm-up had used more already, the extra is no more than an upper bound.
+                # If the warm-up used more than this, the figures are upper bounds only.
                 "bound": peak() <= peak_before,
             }
         )

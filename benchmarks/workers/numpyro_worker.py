@@ -1,4 +1,4 @@
-"""The gradient of numpyro's mixture of the same Gaussians."""
+"""numpyro: the gradient of a mixture of the same Gaussians."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from protocol import serve, versions
 
 
 def loss(parameters, x):
-    """The mean negative log-likelihood; the factor's diagonal is in logs, as in gmmx."""
+    """The mean negative log-likelihood. The factor's diagonal is a logarithm, as in gmmx."""
     logits, means, factor = parameters
     diagonal = jnp.exp(jnp.diagonal(factor, axis1=1, axis2=2))
     root = jnp.tril(factor, -1) + diagonal[:, None] * jnp.eye(means.shape[1], dtype=means.dtype)

@@ -1,4 +1,4 @@
-"""pomegranate, on torch."""
+"""pomegranate, which runs on PyTorch."""
 
 import torch
 from pomegranate.distributions import Normal
@@ -9,7 +9,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 class RegularisedNormal(Normal):
-    """A normal distribution that adds ε to its variances, as the others do."""
+    """A normal distribution that adds ε to its variances, as the other libraries do."""
 
     reg_covar = 0.0
 
@@ -40,7 +40,7 @@ def finish():
 
 def train(arrays, options):
     if options["covariance_type"] != "full":
-        raise NotImplementedError("full covariances alone are compared")
+        raise NotImplementedError("only full covariances are compared")
     x = torch.from_numpy(arrays["x"]).to(DEVICE)
 
     def call():

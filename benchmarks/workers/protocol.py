@@ -1,7 +1,7 @@
-"""A peer's side of the conversation: JSON lines on stdin and stdout, arrays in .npz files.
+"""The worker's side of the protocol: JSON lines on stdin and stdout, arrays in .npz files.
 
-A task is a function `(arrays, options) -> (call, outcome)`. `call()` is what is timed, and returns
-once its result is there; `outcome(result)` is `(arrays, facts)` to check it by.
+A task is a function `(arrays, options) -> (call, outcome)`. The worker times `call()`, which
+returns when its result is complete. `outcome(result)` gives `(arrays, facts)` to check it with.
 """
 
 import gc
@@ -13,20 +13,18 @@ from importlib import metadata
 
 import numpy as np
 
-# A call is repeated until this much time has passed, as `timeit` does. On a shared machine the
-# first 50 ms after a pause were seen to run at 60 % of the speed that follows, and single calls of
-# 0.2 s to take twice as long as the next one: with less, a call of seconds is averaged over what a
-# short one meets by chance.
+# Calls are repeated for this long, as `timeit` does. On a shared machine the first 50 ms after a
+# pause can run at 60 % of full speed, and one call of 0.2 s can take twice as long as the next.
 _LEAST_SECONDS = 1.0
 
 
 def versions(*names):
-    """The versions of the packages that decide a result."""
+    """Versions of these packages."""
     return {name: metadata.version(name) for name in names}
 
 
 def timed(call):
-    """Seconds a call."""
+    """Mean seconds of a call."""
     count, start = 0, time.perf_counter()
     while True:
         call()
@@ -39,8 +37,8 @@ def timed(call):
 def rest():
     """Wait until the threads of this process are idle.
 
-    What a call leaves to do would be counted against whoever comes next: OpenBLAS's threads spin
-    for some 26 ms, and to give back four gigabytes of buffers takes another process 0.4 s.
+    Work that a call leaves behind would slow the next peer: OpenBLAS's threads spin for about
+    26 ms, and freeing four gigabytes of buffers takes 0.4 s.
     """
     used = time.process_time()
     for _ in range(100):
@@ -53,7 +51,7 @@ def rest():
 def serve(tasks, about):
     """Answer requests until stdin ends."""
     replies = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a library prints is no reply
+    os.dup2(2, 1)  # keep what a library prints out of the replies
 
     def reply(**answer):
         replies.write(json.dumps(answer) + "\n")
@@ -89,6 +87,6 @@ def serve(tasks, about):
                 answer = {}
             rest()
             reply(**answer)
-        except Exception as error:  # the other side decides what a failure means
+        except Exception as error:  # the parent decides what a failure means
             first_line = (str(error).splitlines() or [""])[0]
             reply(error=f"{type(error).__name__}: {first_line[:160]}")

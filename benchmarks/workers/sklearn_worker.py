@@ -6,8 +6,9 @@ import numpy as np
 from protocol import serve, versions
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
+from threadpoolctl import threadpool_info
 
-warnings.simplefilter("ignore", ConvergenceWarning)  # the number of iterations is given
+warnings.simplefilter("ignore", ConvergenceWarning)  # the number of iterations is fixed
 
 
 def mixture(arrays, options):
@@ -17,7 +18,7 @@ def mixture(arrays, options):
         weights_init=arrays["weights"],
         means_init=arrays["means"],
         precisions_init=arrays["precisions"],
-        init_params="random_from_data",  # not used, and cheap where it is made all the same
+        init_params="random_from_data",  # computed though unused, so a cheap one
         random_state=0,
         tol=0,
         max_iter=options["iterations"],
@@ -42,14 +43,23 @@ def train(arrays, options):
     return lambda: mixture(arrays, options).fit(x), outcome
 
 
+def fitted(arrays, options):
+    found = mixture(arrays, options)
+    found.weights_, found.means_ = arrays["weights"], arrays["means"]
+    found.covariances_ = arrays["covariances"]
+    found.precisions_cholesky_ = arrays["precisions_cholesky"]
+    found.converged_, found.n_features_in_ = True, arrays["x"].shape[1]
+    return found
+
+
 def predict(arrays, options):
-    x = arrays["x"]
-    fitted = mixture(arrays, options)
-    fitted.weights_, fitted.means_ = arrays["weights"], arrays["means"]
-    fitted.covariances_ = arrays["covariances"]
-    fitted.precisions_cholesky_ = arrays["precisions_cholesky"]
-    fitted.converged_, fitted.n_features_in_ = True, x.shape[1]
-    return lambda: fitted.predict(x), lambda labels: ({"labels": labels}, {})
+    x, gmm = arrays["x"], fitted(arrays, options)
+    return lambda: gmm.predict(x), lambda labels: ({"labels": labels}, {})
+
+
+def log_prob(arrays, options):
+    x, gmm = arrays["x"], fitted(arrays, options)
+    return lambda: gmm.score_samples(x), lambda values: ({"log_prob": values}, {})
 
 
 def many(arrays, options):
@@ -68,7 +78,18 @@ def many(arrays, options):
     return call, outcome
 
 
+def blas():
+    """The BLAS kernels in this process; numpy and scipy may each have one."""
+    names = ("internal_api", "version", "architecture")
+    found = (library for library in threadpool_info() if library["user_api"] == "blas")
+    return [" ".join(str(lib[name]) for name in names if lib.get(name)) for lib in found]
+
+
 if __name__ == "__main__":
-    tasks = (train, predict, many)
-    about = {"versions": versions("scikit-learn", "numpy", "scipy"), "device": "CPU"}
+    tasks = (train, predict, many, log_prob)
+    about = {
+        "versions": versions("scikit-learn", "numpy", "scipy"),
+        "device": "CPU",
+        "blas": blas(),
+    }
     serve({task.__name__: task for task in tasks}, about)

@@ -1,4 +1,4 @@
-"""Upstream GMMX, which has our import name and so an environment of its own."""
+"""GMMX 0.7, in an environment of its own because it is imported as gmmx too."""
 
 import jax
 import jax.numpy as jnp

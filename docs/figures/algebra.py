@@ -1,4 +1,7 @@
-"""The pictures of docs/algebra.md: one an operation. Run as `python docs/figures/algebra.py`."""
+"""Draw the pictures of docs/algebra.md, one for each operation.
+
+Run it as `python docs/figures/algebra.py`.
+"""
 
 from pathlib import Path
 
@@ -36,7 +39,7 @@ REACH = np.linspace(-6, 6, 241)
 
 
 def density(axis, gmm, color=INK, reach=REACH, **kwargs):
-    """Contours of the density, the innermost at its top."""
+    """Draw contours of the density; the innermost is at 90 % of the maximum."""
     x, y = np.meshgrid(reach, reach)
     p = np.exp(gmm.log_prob(np.stack([x, y], -1)))
     levels = p.max() * np.array([0.02, 0.1, 0.3, 0.6, 0.9])
@@ -45,7 +48,7 @@ def density(axis, gmm, color=INK, reach=REACH, **kwargs):
 
 
 def ellipses(axis, gmm, color, reach=1.5):
-    """Each component at so many standard deviations, its line as strong as its weight."""
+    """Draw each component at `reach` standard deviations; heavier components have wider lines."""
     angle = np.linspace(0, 2 * np.pi, 100)
     circle = np.stack([np.cos(angle), np.sin(angle)])
     largest = float(gmm.weights.max())
@@ -104,7 +107,7 @@ def regression():
     axis.plot(x, y, ".", color="#999999", ms=3, label="data")
     axis.fill_between(
         at, mean[:, 0] - width, mean[:, 0] + width, color=COOL, alpha=0.25, lw=0,
-        label="two standard deviations",
+        label="± 2 standard deviations",
     )  # fmt: skip
     axis.plot(at, mean[:, 0], color=WARM, label="regress([0], x)")
     axis.set(xlabel="$x_0$", ylabel="$x_1$", ylim=(-1.8, 2.6))
@@ -185,7 +188,7 @@ def collapse():
 
 
 def posterior():
-    """Digits that a mixture has not seen: denoised, and filled in."""
+    """Digits that are not in the training data, denoised and inpainted."""
     x = load_digits().data / 16 + 0.02 * np.random.default_rng(0).normal(size=(1797, 64))
     train, test = x[:1500], x[[1501, 1512, 1523, 1537, 1564]]
     gmm = gmmx.EMFitter(reg_covar=1e-3).fit(train, gmmx.initialize(train, 20)).gmm
@@ -198,8 +201,8 @@ def posterior():
     filled = gmm.posterior(holed, None, jnp.where(seen, 0.02**2, jnp.inf))
     width = jnp.sqrt(jnp.diagonal(filled.covariance(), axis1=-2, axis2=-1))
     rows = {
-        "digit": test, "with noise": noisy, "denoised": denoised, "40 % of it": holed,
-        "filled in": filled.mean(), "its spread": 2 * width,
+        "digit": test, "noisy": noisy, "denoised": denoised, "40 % observed": holed,
+        "inpainted": filled.mean(), "2 std. deviations": 2 * width,
     }  # fmt: skip
     figure, axes = plt.subplots(len(test), len(rows), figsize=(6.6, 5.6))
     for column, (title, images) in enumerate(rows.items()):

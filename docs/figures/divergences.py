@@ -1,4 +1,4 @@
-"""docs/images/divergences.png: two mixtures of one feature, one of them moved along."""
+"""Draw docs/images/divergences.png: divergences between two mixtures as one of them is shifted."""
 
 from pathlib import Path
 
@@ -42,13 +42,13 @@ for gmm, name, colour in ((p, "p", "C0"), (q, "q", "C1")):
 axes[0].set(title="the mixtures", xlabel="x", ylabel="density", ylim=(0, None))
 mean, error = values["sampled"]
 axes[1].fill_between(shifts, mean - 2 * error, mean + 2 * error, color="C0", alpha=0.3, linewidth=0)
-axes[1].plot(shifts, mean, color="C0", label="2,000 draws, ± 2 s.e.")
+axes[1].plot(shifts, mean, color="C0", label="2,000 samples, ± 2 s.e.")
 axes[1].plot(shifts, values["variational"], "--", color="C2", label="variational")
 axes[1].plot(shifts, values["upper"], ":", color="C3", label="upper bound")
-axes[1].set(title="D(p ‖ q moved)", xlabel="q moved by", ylabel="nats", ylim=(0, None))
+axes[1].set(title="D(p ‖ shifted q)", xlabel="shift of q", ylabel="nats", ylim=(0, None))
 axes[2].plot(shifts, values["transport"], color="C4", label="mixture Wasserstein")
 axes[2].plot(shifts, 10 * values["error"], color="C5", label="10 × squared error")
-axes[2].set(title="transport and squared error", xlabel="q moved by", ylim=(0, None))
+axes[2].set(title="transport and squared error", xlabel="shift of q", ylim=(0, None))
 for ax in axes:
     ax.legend(frameon=False, fontsize=8)
     ax.spines[["top", "right"]].set_visible(False)

@@ -1,4 +1,4 @@
-"""The pictures of the pages on plotting and selection, into docs/images."""
+"""Draw the pictures of docs/plotting.md and docs/selection.md."""
 
 import warnings
 from pathlib import Path
@@ -23,7 +23,7 @@ def save(drawn, name):
 
 
 def two_features():
-    """Five clusters in two dimensions, one of them narrow, and a fit to them."""
+    """Samples of five clusters in two dimensions, one of them narrow, and a fit to them."""
     rng = np.random.default_rng(3)
     centres = np.array([[0, 0], [4, 1], [1, 5], [6, 6], [3.2, 3.4]])
     roots = np.array(

@@ -1,4 +1,4 @@
-"""docs/images/scores.png: scores at two noise levels, and draws made by following them."""
+"""Draw docs/images/scores.png: scores at two noise levels, and samples made by following them."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ gmm = gmmx.GaussianMixture.from_parameters(
 
 @jax.jit
 def denoise(key):
-    """The probability flow from σ = 10 to σ = 0.01 (Karras et al. 2022): dx/dσ = −σ·score."""
+    """Integrate dx/dσ = −σ·score (Karras et al. 2022), the probability flow, from 10 to 0.01."""
     sigmas = jnp.geomspace(10.0, 0.01, 120)
     x = 10 * jax.random.normal(key, (1500, 2))
 
@@ -48,7 +48,7 @@ for ax, sigma in zip(axes, (0.0, 1.5), strict=False):
     )
     ax.contourf(axis, axis, np.exp(noisy.log_prob(grid)), 12, cmap="Blues")
     score = np.asarray(gmm.noise_score(arrows, sigma))
-    # Lengths in roots, so that the far arrows leave the near ones visible.
+    # Lengths are square roots, so that short arrows stay visible next to long ones.
     length = np.linalg.norm(score, axis=-1, keepdims=True)
     u, v = np.moveaxis(score / np.sqrt(length), -1, 0)
     ax.quiver(*np.moveaxis(arrows, -1, 0), u, v, color="0.25", width=0.004, scale_units="xy",
@@ -57,7 +57,7 @@ for ax, sigma in zip(axes, (0.0, 1.5), strict=False):
 draws = np.asarray(denoise(jax.random.key(0)))
 axes[2].contourf(axis, axis, np.exp(gmm.log_prob(grid)), 12, cmap="Blues")
 axes[2].scatter(*draws.T, s=3, color="C1", linewidths=0)
-axes[2].set_title("1,500 draws, from noise of σ = 10")
+axes[2].set_title("1,500 samples, started at σ = 10")
 for ax in axes:
     ax.set(aspect="equal", xlim=(-5, 5), ylim=(-5, 5), xlabel="$x_1$")
 axes[0].set_ylabel("$x_2$")

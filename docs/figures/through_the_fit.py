@@ -1,4 +1,4 @@
-"""docs/images/through_the_fit.png: how the weight of each sample moves a fit."""
+"""Draw docs/images/through_the_fit.png: the derivative of a fit by the weight of each sample."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import gmmx
 
 jax.config.update("jax_enable_x64", True)
 
-# The example of docs/through_the_fit.md, with the clusters closer to one another.
+# The example of docs/through_the_fit.md, with clusters that are closer together.
 x = jax.random.normal(jax.random.key(0), (300, 2))
 x = x.at[:150].add(jnp.array([3.5, 1.0]))
 start = gmmx.initialize(x, 2)
@@ -27,7 +27,7 @@ def first_mean(weights):
 
 
 influence, gmm = jax.jit(jax.grad(first_mean, has_aux=True))(jnp.ones(300))
-# In units of what a sample of weight one would do to the mean of 300.
+# In units of the effect of one sample of weight one on the mean of 300 samples.
 influence = 300 * np.asarray(influence)
 limit = np.abs(influence).max()
 

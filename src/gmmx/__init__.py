@@ -8,6 +8,7 @@ from typing import Any as _Any
 
 from ._algebra.product import product as product
 from ._batch import MixtureBatch as MixtureBatch
+from ._cache import enable_compilation_cache as enable_compilation_cache
 from ._covariance import AbstractCovariance as AbstractCovariance
 from ._divergences.entropy import EntropyBounds as EntropyBounds
 from ._divergences.entropy import entropy_bounds as entropy_bounds
@@ -22,7 +23,6 @@ from ._divergences.wasserstein import mixture_wasserstein as mixture_wasserstein
 from ._divergences.wasserstein import wasserstein_gaussian as wasserstein_gaussian
 from ._files import FileError as FileError
 from ._fit.base import AbstractFitter as AbstractFitter
-from ._fit.base import FitState as FitState
 from ._fit.checkpoint import Checkpoint as Checkpoint
 from ._fit.em import EMFitter as EMFitter
 from ._fit.gradient import GradientFitter as GradientFitter
@@ -30,7 +30,8 @@ from ._fit.restarts import Restarts as Restarts
 from ._fit.result import FitError as FitError
 from ._fit.result import FitResult as FitResult
 from ._fit.result import FitWarning as FitWarning
-from ._fit.result import Status as Status
+from ._fit.state import FitState as FitState
+from ._fit.status import Status as Status
 from ._init.initialize import initialize as initialize
 from ._io import load as load
 from ._io import save as save

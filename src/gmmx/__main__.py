@@ -1,4 +1,4 @@
-"""`python -m gmmx`, the command line."""
+"""The command line, as `python -m gmmx`."""
 
 from gmmx_cli import main
 

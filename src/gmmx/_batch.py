@@ -1,7 +1,7 @@
 """Many mixtures at once, such as one for each value that was conditioned on."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -11,24 +11,22 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from . import _checks
 from ._covariance import AbstractCovariance
-
-if TYPE_CHECKING:
-    from ._mixture import GaussianMixture
+from ._mixture import GaussianMixture
 
 
 class MixtureBatch(eqx.Module):
-    """Mixtures of K components in d dimensions, one for each place of leading axes.
+    """Mixtures of K components in d dimensions, one for each index of the leading axes.
 
-    Conditioning a mixture changes its weights and means with the value, its covariances not; they
-    are then held once, and `shared` is true.
+    Conditioning changes the weights and the means of a mixture with the value, but not its
+    covariances. They are then stored once, and `shared` is true.
     """
 
     logits: Float[Array, "*batch k"]
     means: Float[Array, "*batch k d"]
     structure: AbstractCovariance
-    """One for all mixtures, or with the batch's axes first in each leaf"""
+    """One for all mixtures, or with the axes of the batch first in each leaf"""
     shared: bool = eqx.field(static=True)
-    """Whether there is one structure: shapes alone do not tell"""
+    """Whether there is one structure, which shapes alone do not tell"""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -67,7 +65,7 @@ class MixtureBatch(eqx.Module):
         structure = self.structure if self.shared else jax.tree.map(take, self.structure)
         logits, means = take(self.logits), take(self.means)
         if logits.ndim == 1:
-            return _mixture(logits, means, structure)
+            return GaussianMixture(logits, means, structure)
         return MixtureBatch(logits, means, structure, self.shared)
 
     def map(self, fn: Callable[..., PyTree], *args: PyTree) -> PyTree:
@@ -75,10 +73,10 @@ class MixtureBatch(eqx.Module):
 
         **Arguments:**
 
-        - `fn`: takes a `GaussianMixture`, and what `args` holds for it.
-        - `args`: arrays with the batch's axes first.
+        - `fn`: takes a `GaussianMixture` and its part of `args`.
+        - `args`: arrays with the axes of the batch first.
 
-        **Returns:** what `fn` returns, with the batch's axes first.
+        **Returns:** what `fn` returns, with the axes of the batch first.
         """
         depth = len(self.shape)
         for leaf in jax.tree.leaves(args):
@@ -90,7 +88,7 @@ class MixtureBatch(eqx.Module):
                 )
 
         def one(logits: Array, means: Array, structure: AbstractCovariance, *args: PyTree):
-            return fn(_mixture(logits, means, structure), *args)
+            return fn(GaussianMixture(logits, means, structure), *args)
 
         axes = (0, 0, None if self.shared else 0, *(0 for _ in args))
         for _ in range(depth):
@@ -99,11 +97,11 @@ class MixtureBatch(eqx.Module):
 
     def mean(self) -> Float[Array, "*batch d"]:
         """The mean of each whole mixture."""
-        return self.map(lambda gmm: gmm.mean())
+        return _mapped(GaussianMixture.mean, self)
 
     def covariance(self) -> Float[Array, "*batch d d"]:
         """The covariance of each whole mixture."""
-        return self.map(lambda gmm: gmm.covariance())
+        return _mapped(GaussianMixture.covariance, self)
 
     def log_prob(self, x: Any) -> Float[Array, "*batch_and_points"]:
         """The log-density of each mixture at its own points.
@@ -114,20 +112,28 @@ class MixtureBatch(eqx.Module):
             `batch.map(lambda gmm: gmm.log_prob(x))`.
         """
         x = _checks.check_points(x, self.n_features, self.means.dtype)
-        return self.map(lambda gmm, x: gmm.log_prob(x), x)
+        return _mapped(GaussianMixture.log_prob, self, x)
 
     def sample(
         self, n_samples: int, *, key: PRNGKeyArray | None = None
     ) -> Float[Array, "*batch n d"]:
-        """Draws from each mixture, `(*batch, n_samples, d)`; without a key `jax.random.key(0)`."""
+        """Draws from each mixture; the key is `jax.random.key(0)` by default."""
         keys = jax.random.split(jax.random.key(0) if key is None else key, self.shape)
         return self.map(lambda gmm, key: gmm.sample(n_samples, key=key), keys)
 
 
-def _mixture(
-    logits: Float[Array, " k"], means: Float[Array, "k d"], structure: AbstractCovariance
-) -> "GaussianMixture":
-    # Here, since the mixture's own methods return batches.
-    from ._mixture import GaussianMixture
+@eqx.filter_jit
+def _mapped(fn: Callable[..., PyTree], batch: MixtureBatch, *args: Array) -> PyTree:
+    """`batch.map`, as one program when it is called from Python."""
+    return batch.map(fn, *args)
 
-    return GaussianMixture(logits, means, structure)
+
+def joined(
+    logits: Float[Array, "*batch k"],
+    means: Float[Array, "*batch k d"],
+    structure: AbstractCovariance,
+) -> GaussianMixture | MixtureBatch:
+    """One mixture, or a batch of mixtures that share a structure."""
+    if logits.ndim == 1:
+        return GaussianMixture(logits, means, structure)
+    return MixtureBatch(logits, means, structure, shared=True)

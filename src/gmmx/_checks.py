@@ -1,10 +1,11 @@
-"""What comes in from a caller: converted where that is harmless, refused with the fix where not.
+"""Checks of what callers pass: converted where that is harmless, else refused with the fix.
 
-Shapes are known under any transformation and are checked always. Values are checked where they
-are concrete; inside `jit`, `vmap` and `grad` a bad value becomes a status or a NaN instead.
+Shapes are known under any transformation and are always checked. Values are checked where they
+are concrete; inside `jit`, `vmap` and `grad` a bad value becomes a status or NaN instead.
 """
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +13,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
-if TYPE_CHECKING:
-    from ._covariance import AbstractCovariance
-    from ._mixture import GaussianMixture
+# Numbers up to which a check on the host takes less time than to compile one for their shape.
+_ON_HOST = 2**22
 
 
 def is_concrete(*trees: Any) -> bool:
@@ -26,6 +26,20 @@ def is_concrete(*trees: Any) -> bool:
     return not traced and not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees))
 
 
+def array_module(*arrays: Array) -> Any:
+    """NumPy for concrete arrays that are small and lie on one device, else `jax.numpy`.
+
+    Functions of NumPy compile nothing, where those of JAX compile for each new number of rows. Nor
+    does `jnp.asarray` compile for the result, if it is given the dtype.
+    """
+
+    def is_spread(array: Array) -> bool:
+        return isinstance(array, jax.Array) and len(array.sharding.device_set) > 1
+
+    small = sum(array.size for array in arrays) <= _ON_HOST
+    return np if small and is_concrete(*arrays) and not any(map(is_spread, arrays)) else jnp
+
+
 def promote(a: Any, b: Any) -> Any:
     """The wider of two float dtypes, whatever the caller's promotion setting."""
     with jax.numpy_dtype_promotion("standard"):
@@ -33,14 +47,14 @@ def promote(a: Any, b: Any) -> Any:
 
 
 def in_dtype(tree: PyTree, dtype: Any) -> PyTree:
-    """The tree with all its leaves of this dtype: itself, where they are."""
+    """The tree with all leaves of this dtype; the tree itself if they are."""
     if all(leaf.dtype == dtype for leaf in jax.tree.leaves(tree)):
         return tree
     return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
 
 
 def same_dtype(*trees: Any) -> tuple[Any, ...]:
-    """The arrays and mixtures, all in the widest of their float dtypes."""
+    """The arrays and mixtures in the widest of their float dtypes."""
     dtype = jax.tree.leaves(trees)[0].dtype
     for leaf in jax.tree.leaves(trees):
         dtype = promote(dtype, leaf.dtype)
@@ -52,8 +66,8 @@ def as_floating(value: Any, name: str, dtype: Any = None, *, of_numbers: Any = N
 
     **Arguments:**
 
-    - `dtype`: of the array; the value's own, if there is none.
-    - `of_numbers`: the dtype of a Python number, which has none of its own.
+    - `dtype`: of the array; that of the value by default.
+    - `of_numbers`: the dtype for a Python number, which has none of its own.
     """
     if dtype is None and type(value) in (int, float):
         dtype = of_numbers
@@ -68,10 +82,10 @@ def as_floating(value: Any, name: str, dtype: Any = None, *, of_numbers: Any = N
                     "are not numeric."
                 ) from error
     if not (jnp.issubdtype(value.dtype, jnp.number) or value.dtype == bool):
-        raise ValueError(f"{name} has dtype {value.dtype}; an array of real numbers was wanted.")
+        raise ValueError(f"{name} has dtype {value.dtype}; expected an array of real numbers.")
     if jnp.issubdtype(value.dtype, jnp.complexfloating):
         raise ValueError(
-            f"{name} is complex ({value.dtype}); mixtures are of real vectors. Stack the real "
+            f"{name} is complex ({value.dtype}), but mixtures are of real vectors. Stack the real "
             "and imaginary parts as two features."
         )
     if dtype is None:
@@ -93,12 +107,12 @@ def check_finite(value: Array, name: str) -> None:
     """Refuse NaN and infinity, where Python can see them."""
     if not is_concrete(value):
         return
-    if not bool(_all_finite(value)):
-        bad = ~np.isfinite(np.asarray(value))
-        rows = np.unique(np.nonzero(bad)[0]) if value.ndim > 1 else np.nonzero(bad)[0]
+    on_host = array_module(value) is np
+    if not (np.isfinite(np.asarray(value)).all() if on_host else bool(_all_finite(value))):
+        bad = ~np.isfinite(np.atleast_1d(np.asarray(value)))
         raise ValueError(
             f"{name} holds {int(bad.sum())} values that are NaN or infinite, the first in row "
-            f"{int(rows[0]) if rows.size else 0}. Drop those rows or fill the values in first."
+            f"{int(np.nonzero(bad)[0][0])}. Drop those rows, or fill in the values first."
         )
 
 
@@ -106,26 +120,26 @@ _all_finite = jax.jit(lambda value: jnp.all(jnp.isfinite(value)))
 
 
 def check_points(x: Any, n_features: int, dtype: Any) -> Float[Array, "*batch d"]:
-    """Points to evaluate a mixture at: any leading axes, the last the features; finite."""
+    """Points at which a mixture is evaluated, `(*batch, d)`, finite."""
     x = as_points(x, n_features, dtype)
     check_finite(x, "x")
     return x
 
 
 def as_points(x: Any, n_features: int, dtype: Any) -> Float[Array, "*batch d"]:
-    """Points of the right number of features; whether they are finite is not looked at."""
+    """Points of the right number of features; not checked to be finite."""
     x = as_floating(x, "x")
     if x.ndim == 0 or x.shape[-1] != n_features:
         fix = " Transpose it?" if x.ndim == 2 and x.shape[0] == n_features else ""
         raise ValueError(
-            f"x has shape {x.shape}, but the mixture has {n_features} features: the last axis of "
-            f"x has to be of that length.{fix}"
+            f"x has shape {x.shape}, but the mixture has {n_features} features: expected "
+            f"(*batch, {n_features}).{fix}"
         )
     return in_dtype(x, promote(x.dtype, dtype))
 
 
 def check_data(x: Any, n_components: int, n_features: int | None = None) -> Float[Array, "n d"]:
-    """Data to fit: (n, d), finite, at least as many rows as components."""
+    """Data to fit: `(n, d)`, finite, with at least as many rows as components."""
     x = as_floating(x, "x")
     if x.ndim != 2:
         fix = (
@@ -133,14 +147,14 @@ def check_data(x: Any, n_components: int, n_features: int | None = None) -> Floa
             if x.ndim == 1
             else " Reshape it to rows of features."
         )
-        raise ValueError(f"x has shape {x.shape}; (n_samples, n_features) was wanted.{fix}")
+        raise ValueError(f"x has shape {x.shape}; expected (n_samples, n_features).{fix}")
     n, d = x.shape
     if n == 0 or d == 0:
         raise ValueError(f"x is empty: it has {n} samples of {d} features.")
     if n_features is not None and d != n_features:
         raise ValueError(
-            f"x has {d} features, but the mixture has {n_features}. Make the mixture for this "
-            "data, with gmmx.initialize(x, n_components), or select the features it was made for."
+            f"x has {d} features, but the mixture has {n_features}. Make a mixture for these "
+            "data by gmmx.initialize(x, n_components), or select the features of this one."
         )
     if n < n_components:
         raise ValueError(
@@ -153,69 +167,62 @@ def check_data(x: Any, n_components: int, n_features: int | None = None) -> Floa
 def check_weights(
     weights: Any, n: int, dtype: Any, name: str = "weights"
 ) -> Float[Array, " n"] | None:
-    """Sample weights: one non-negative number a row, scaled to a mean of one."""
+    """Sample weights: one non-negative number for each row, scaled to a mean of one."""
     if weights is None:
         return None
     weights = as_floating(weights, name, dtype)
     if weights.shape != (n,):
         raise ValueError(
-            f"{name} has shape {weights.shape}; one weight a sample was wanted, shape ({n},)."
+            f"{name} has shape {weights.shape}; expected one weight for each sample, ({n},)."
         )
     check_finite(weights, name)
-    if is_concrete(weights):
-        if bool(jnp.any(weights < 0)):
-            raise ValueError(
-                f"{name} holds negative values, the least {float(weights.min()):g}. A weight "
-                "says how often a sample counts: it is zero or positive."
-            )
-        if not bool(jnp.any(weights > 0)):
-            raise ValueError(f"{name} is all zero: no sample counts.")
+    concrete, xp = is_concrete(weights), array_module(weights)
+    values = xp.asarray(weights)
+    if concrete and bool(xp.any(values < 0)):
+        raise ValueError(
+            f"{name} holds negative values, the least {float(values.min()):g}. A weight says how "
+            "often a sample counts: it is zero or positive."
+        )
+    if concrete and not bool(xp.any(values > 0)):
+        raise ValueError(f"{name} is all zero: no sample counts.")
     # Divided by the largest first, so that neither huge nor tiny weights overflow the sum.
-    weights = weights / jnp.max(weights)
-    return weights / jnp.mean(weights)
+    values = values / xp.max(values)
+    return jnp.asarray(values / xp.mean(values), weights.dtype)
 
 
 def check_count(value: Any, name: str) -> int:
     """A positive Python integer."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"{name}={value!r}; a positive integer was wanted.")
+        raise ValueError(f"{name}={value!r}; expected a positive integer.")
     return int(value)
 
 
-def check_mixture(gmm: Any) -> "GaussianMixture":
-    """One mixture; not what a fit gives back, nor a stack."""
-    from ._mixture import GaussianMixture
-
-    if not isinstance(gmm, GaussianMixture):
-        raise ValueError(
-            f"gmm is of type {type(gmm).__name__}; a GaussianMixture was wanted. Of a fit pass "
-            "result.gmm."
-        )
-    if gmm.means.ndim != 2:
-        raise ValueError(
-            f"gmm is a stack of mixtures: its means have shape {gmm.means.shape}. Take one: "
-            "jax.tree.map(lambda leaf: leaf[0], stack)."
-        )
-    return gmm
-
-
 def check_parameters(
-    weights: Array, means: Array, covariances: Array, structure: "type[AbstractCovariance]"
+    weights: Array,
+    means: Array,
+    covariances: Array,
+    natural_shape: Callable[[int, int], tuple[int, ...]],
+    covariance_type: str,
 ) -> None:
-    """Refuse parameters that are no mixture: shapes always, values where Python sees them."""
+    """Refuse what is not a mixture: shapes always, values where Python sees them.
+
+    **Arguments:**
+
+    - `natural_shape`: the shape of the covariances, of the numbers of components and features.
+    - `covariance_type`: the name of the structure.
+    """
     if means.ndim != 2:
-        raise ValueError(f"means has shape {means.shape}; (n_components, n_features) was wanted.")
-    if weights.shape != means.shape[:1]:
+        raise ValueError(f"means has shape {means.shape}; expected (n_components, n_features).")
+    k, d = means.shape
+    if weights.shape != (k,):
         raise ValueError(
-            f"weights has shape {weights.shape}, but means is of {means.shape[0]} components: "
-            f"({means.shape[0]},) was wanted."
+            f"weights has shape {weights.shape}, but means has {k} components: expected ({k},)."
         )
-    wanted = structure.natural_shape(*means.shape)
-    name = structure.covariance_type
-    if covariances.shape != wanted:
+    expected = natural_shape(k, d)
+    if covariances.shape != expected:
         raise ValueError(
-            f"covariances has shape {covariances.shape}; with covariance_type={name!r}, "
-            f"{means.shape[0]} components and {means.shape[1]} features {wanted} was wanted."
+            f"covariances has shape {covariances.shape}; expected {expected} for "
+            f"covariance_type={covariance_type!r}, {k} components and {d} features."
         )
     for value, label in ((weights, "weights"), (means, "means"), (covariances, "covariances")):
         check_finite(value, label)
@@ -234,7 +241,7 @@ def check_symmetric(covariances: Array, rtol: float | None = None) -> None:
 
     **Arguments:**
 
-    - `rtol`: how much they may differ instead, in units of √(C_ii C_jj).
+    - `rtol`: how much they may differ, in units of √(C_ii C_jj), if not by rounding.
     """
     if not is_concrete(covariances):
         return
@@ -254,12 +261,12 @@ def check_symmetric(covariances: Array, rtol: float | None = None) -> None:
 
 
 def check_positive(pivots: Array, n_own: int) -> None:
-    """Refuse covariances with a pivot or variance that is not positive; NaN is not.
+    """Refuse covariances with a pivot or variance that is not positive, or NaN.
 
     **Arguments:**
 
     - `pivots`: the diagonals of the Cholesky factors, or the variances.
-    - `n_own`: how many of its axes, the last ones, belong to one component.
+    - `n_own`: the number of last axes that belong to one component.
     """
     if not is_concrete(pivots):
         return
@@ -267,9 +274,9 @@ def check_positive(pivots: Array, n_own: int) -> None:
     if bad.size:
         k = bad[0][: pivots.ndim - n_own]
         raise ValueError(
-            f"the covariance{_of_component(k)} is not positive definite. Every variance, in "
-            "every direction, has to be above zero by more than rounding: add a small number to "
-            "the diagonal."
+            f"the covariance{_of_component(k)} is not positive definite. The variance in every "
+            "direction has to exceed zero by more than rounding: add a small number to the "
+            "diagonal."
         )
 
 

@@ -7,30 +7,26 @@ import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Float, PyTree
 
-# Bytes of working set a chunk may take. On a CPU the features have to stay in the cache between
-# the two products that read them; on an accelerator a chunk has to be large enough to fill it.
+# Bytes of working set a chunk may take. On a CPU the terms have to stay in the cache between the
+# two products that read them; on an accelerator a chunk has to be large enough to fill it.
 _CPU_BYTES = 5 * 2**20
 _ACCELERATOR_BYTES = 2**28
 
-# Bytes that a fit may take beside its data, to keep what its steps would make anew each time.
-_KEPT_BYTES = 2**27
+# Most rows of a chunk on a CPU, where reductions over components wait for memory if rows are
+# longer: a fit of d = 2, K = 64 took four times as long without.
+_CPU_ROWS = 8192
 
 
-def rows_per_chunk(
-    n: int, columns: int, itemsize: int, least: int = 256, most: int | None = None
-) -> int:
+def rows_per_chunk(n: int, columns: int, itemsize: int, least: int = 256) -> int:
     """How many of n rows to take at once when each needs this many columns of working set.
 
-    Not fewer than `least`, below which a chunk's products would not pay for the chunk, and on a CPU
-    not many more than `most`.
-
-    A divisor of n where there is one nearby, since then no row is padded or visited twice.
+    At least `least`, below which a chunk's products would not pay for the chunk. A divisor of n
+    where there is one nearby, since then no row is visited twice.
     """
     on_cpu = jax.default_backend() == "cpu"
     budget = _CPU_BYTES if on_cpu else _ACCELERATOR_BYTES
     rows = max(least, budget // (columns * itemsize))
-    if on_cpu and most is not None:
-        rows = min(rows, most)
+    rows = min(rows, _CPU_ROWS) if on_cpu else rows
     if n <= 1.5 * rows:
         return n
     for candidate in range(rows, rows // 2, -1):
@@ -39,61 +35,70 @@ def rows_per_chunk(
     return rows
 
 
-def worth_keeping(n: int, columns: int, itemsize: int) -> bool:
-    """Whether so many columns of all n rows may stay in memory for the length of a fit."""
-    return n * columns * itemsize <= _KEPT_BYTES
-
-
-def zeros_like_of(fn: Callable[..., PyTree], *arguments: PyTree) -> PyTree:
-    """Zeros of the shapes that `fn` returns."""
-    return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(fn, *arguments))
-
-
-def chunk_of(a: Float[Array, "n ..."], i: Array, rows: int) -> Float[Array, "r ..."]:
+def chunk_of(a: Float[Array, "n ..."], i: Array | int, rows: int) -> Float[Array, "r ..."]:
     """The i-th chunk of rows. The last one reaches back over rows of the one before it.
 
-    So the data are never copied to be padded.
+    So data are never copied to be padded.
     """
-    return jax.lax.dynamic_slice_in_dim(a, jnp.minimum(i * rows, a.shape[0] - rows), rows)
+    if rows == a.shape[0]:
+        return a
+    start = jnp.minimum(i * rows, a.shape[0] - rows)
+    return jax.lax.dynamic_slice_in_dim(a, start, rows)
 
 
 def fold(
-    fn: Callable[[PyTree, Float[Array, " r"] | None, PyTree], PyTree],
-    arrays: PyTree[Float[Array, "n ..."]],
-    per_chunk: PyTree,
-    rows: int,
+    fn: Callable[[Array | int, Float[Array, " r"] | None], PyTree], n: int, rows: int, like: Array
 ) -> PyTree:
-    """Σ over chunks of `fn(arrays of the chunk, present, per_chunk[i])`.
+    """Σ over chunks i of `fn(i, present)`.
 
     `present` is zero where `chunk_of` gives rows that were seen already and one elsewhere, and
     None where all rows are new in every chunk.
+
+    **Arguments:**
+
+    - `like`: an array of the rows' dtype, which varies over devices where the rows do.
     """
-    first = jax.tree.leaves(arrays)[0]
-    n = first.shape[0]
     if rows == n:
-        return fn(arrays, None, jax.tree.map(lambda leaf: leaf[0], per_chunk))
+        return fn(0, None)
 
     # A derivative takes each chunk again, rather than keep what all of them held.
     @jax.checkpoint
     def chunk(i: Array) -> PyTree:
-        block = jax.tree.map(lambda a: chunk_of(a, i, rows), arrays)
         present = None
         if n % rows:
-            present = (jnp.arange(rows) >= i * rows - (n - rows)).astype(first.dtype)
-        return fn(block, present, jax.tree.map(lambda leaf: leaf[i], per_chunk))
+            present = (jnp.arange(rows, dtype=i.dtype) >= i * rows - (n - rows)).astype(like.dtype)
+        return fn(i, present)
 
+    shapes = jax.eval_shape(chunk, jnp.zeros((), jnp.int32))
+    nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    count = -(-n // rows)
     return jax.lax.fori_loop(
-        0,
-        -(-n // rows),
-        lambda i, total: jax.tree.map(jnp.add, total, chunk(i)),
-        zeros_like_of(chunk, 0),
+        0, count, lambda i, total: jax.tree.map(jnp.add, total, chunk(i)), varying(nothing, like)
     )
+
+
+def varying(tree: PyTree, like: PyTree) -> PyTree:
+    """The arrays of a tree, marked as different on each device where those of `like` are.
+
+    Inside `shard_map` a loop must carry what it began with, also in this respect; a constant is
+    the same on all devices, what is computed from the data is not.
+    """
+    typeof = getattr(jax, "typeof", None)
+    if typeof is None:  # older versions of JAX do not tell them apart
+        return tree
+    axes: set = set().union(*(getattr(typeof(leaf), "vma", ()) for leaf in jax.tree.leaves(like)))
+
+    def mark(leaf: Array) -> Array:
+        missing = tuple(axes - set(getattr(typeof(leaf), "vma", ())))
+        return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
+
+    return jax.tree.map(mark, tree) if axes else tree
 
 
 def map_rows(
     fn: Callable[[PyTree], PyTree], arrays: PyTree[Float[Array, "n ..."]], rows: int
 ) -> PyTree:
-    """`fn` over all rows, chunk by chunk, its outputs put together along the first axis."""
+    """`fn` over all rows, chunk by chunk, its outputs joined along the first axis."""
     n = jax.tree.leaves(arrays)[0].shape[0]
     if rows == n:
         return fn(arrays)
@@ -111,7 +116,7 @@ def map_rows(
 def in_batches(
     fn: Callable[[PyTree], PyTree], columns: int, itemsize: int
 ) -> Callable[[PyTree], PyTree]:
-    """`fn`, of which a `vmap` over very many is made in batches that stay in the cache.
+    """`fn`, whose `vmap` over very many goes in batches that stay in the cache.
 
     One call has a working set of this many columns. A loop in `fn` then ends with the last of its
     batch, not with the last of all.

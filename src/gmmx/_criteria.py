@@ -1,27 +1,52 @@
-"""Information criteria, in scikit-learn's sign: smaller is better."""
+"""The score, and information criteria in the sign of scikit-learn: smaller is better."""
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-if TYPE_CHECKING:
-    from ._mixture import GaussianMixture
+from . import _checks
+from ._components import AbstractComponents
+from ._engine.density import at_points, log_prob_of
 
 
-def aic(gmm: "GaussianMixture", x: Any) -> Float[Array, ""]:
-    """2ν − 2 log L (Akaike 1974)."""
-    return 2 * gmm.n_parameters - 2 * jnp.sum(gmm.log_prob(x))
+def score(gmm: AbstractComponents, x: Any) -> Float[Array, ""]:
+    """The mean of log p(x)"""
+    log_prob = at_points(gmm, x, log_prob_of)
+    return _total(log_prob) / log_prob.size
 
 
-def bic(gmm: "GaussianMixture", x: Any) -> Float[Array, ""]:
-    """ν log n − 2 log L (Schwarz 1978)."""
-    log_prob = gmm.log_prob(x)
-    return gmm.n_parameters * math.log(max(log_prob.size, 1)) - 2 * jnp.sum(log_prob)
+def aic(gmm: AbstractComponents, x: Any) -> Float[Array, ""]:
+    """2ν − 2 log L (Akaike 1974)"""
+    return 2 * gmm.n_parameters - 2 * _total(at_points(gmm, x, log_prob_of))
 
 
-def icl(gmm: "GaussianMixture", x: Any) -> Float[Array, ""]:
-    """BIC − 2 Σ_i log max_k p(k | x_i) (Biernacki, Celeux & Govaert 2000)."""
-    certainty = jnp.max(gmm.predict_proba(x), axis=-1)
-    return bic(gmm, x) - 2 * jnp.sum(jnp.log(certainty))
+def bic(gmm: AbstractComponents, x: Any) -> Float[Array, ""]:
+    """ν log n − 2 log L (Schwarz 1978)"""
+    return _bic(gmm, at_points(gmm, x, log_prob_of))
+
+
+def icl(gmm: AbstractComponents, x: Any) -> Float[Array, ""]:
+    """BIC − 2 Σ_i log max_k p(k | x_i) (Biernacki, Celeux & Govaert 2000)"""
+    log_prob, log_certainty = at_points(gmm, x, _log_prob_and_certainty)
+    return _bic(gmm, log_prob) - 2 * _total(log_certainty)
+
+
+def _bic(gmm: AbstractComponents, log_prob: Float[Array, "*batch"]) -> Float[Array, ""]:
+    return gmm.n_parameters * math.log(max(log_prob.size, 1)) - 2 * _total(log_prob)
+
+
+def _log_prob_and_certainty(
+    log_joint: Float[Array, "k n"],
+) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
+    """log p(x) and log max_k p(k | x)"""
+    log_responsibilities = jax.nn.log_softmax(log_joint, axis=0)
+    return log_prob_of(log_joint), jnp.max(log_responsibilities, axis=0)
+
+
+def _total(values: Float[Array, "*batch"]) -> Float[Array, ""]:
+    """The sum, without a program for each number of values."""
+    xp = _checks.array_module(values)
+    return jnp.asarray(xp.sum(xp.asarray(values)), values.dtype)

@@ -1,6 +1,6 @@
-"""Safetensors files: written whole or not at all, and read as if a stranger had made them.
+"""Safetensors files: written whole or not at all, and checked completely when read.
 
-The format holds arrays and text and nothing that could be run; see
+The format holds arrays and text, and no code; see
 https://github.com/huggingface/safetensors#format.
 """
 
@@ -16,12 +16,12 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
-# A header is some hundred bytes a tensor. One beyond this is not ours, and is not parsed.
+# In bytes. A header takes some hundred bytes for each tensor; a larger one is not parsed.
 _LARGEST_HEADER = 1 << 20
 
 
 class FileError(ValueError):
-    """A file that cannot be what it should be; the message names it and says what to do."""
+    """A file that cannot be used. The message names the file and the remedy."""
 
     def __init__(self, path: str | os.PathLike[str], message: str):
         super().__init__(f"{os.fspath(path)}: {message}")
@@ -32,26 +32,27 @@ def write_tensors(
 ) -> None:
     """Write arrays and text to one file, whole or not at all."""
     contiguous = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
-    # ascontiguousarray makes a vector of a scalar.
+    # ascontiguousarray turns a scalar into a vector.
     shaped = {name: value.reshape(tensors[name].shape) for name, value in contiguous.items()}
     write_whole(path, to_bytes(shaped, dict(metadata)))
 
 
 def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write a file so that at every moment the old content or the new one is there.
+    """Write a file so that it holds the whole old content or the whole new content at any time.
 
-    The content goes to a file beside it, is forced to the disk, and takes the name in one step.
+    The content is written to a temporary file in the same folder and synchronised to disk; then
+    the file is renamed in one step.
     """
-    # A link stays a link, and what it points to is replaced.
+    # A symbolic link stays, and its target is replaced.
     target = Path(os.path.realpath(path))
     if target.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; the name of a file was wanted.")
+        raise IsADirectoryError(f"cannot write {path}: it is a folder; expected a file.")
     if target.exists() and not target.is_file():
-        # To take its name would be to remove the device, as /dev/null.
-        raise OSError(f"cannot write {path}: it is a pipe or device; name a file.")
+        # Renaming would remove the device, for instance /dev/null.
+        raise OSError(f"cannot write {path}: it is a pipe or a device; expected a file.")
     if not target.parent.is_dir():
         raise FileNotFoundError(f"cannot write {path}: make the folder {target.parent} first.")
-    # A name is at most 255 bytes, of up to four a character.
+    # A name has at most 255 bytes, and a character up to four.
     temporary = target.with_name(f".{target.name[:50]}.{secrets.token_hex(6)}.tmp")
     try:
         with temporary.open("xb") as file:
@@ -67,10 +68,10 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Force the new name to the disk as well, where the system knows how.
+    """Synchronise the folder, and with it the new name, where the system can.
 
-    Some file systems do not, nor can a folder be opened that may only be written to. The file is
-    there by then, so that is no failure.
+    Some file systems cannot, and a folder without read permission cannot be opened. The file
+    exists by then, so this is not an error.
     """
     if hasattr(os, "O_DIRECTORY"):
         with contextlib.suppress(OSError):
@@ -82,81 +83,94 @@ def _sync_folder(folder: Path) -> None:
 
 
 def read_tensors(
-    path: str | os.PathLike[str], kind: str, version: int
+    path: str | os.PathLike[str], kind: str, version: int, oldest: int = 1
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The arrays and the text of a file of ours.
+    """The arrays and the text of a file of gmmx.
 
     **Arguments:**
 
-    - `kind`: what the header has to name as its format.
-    - `version`: the newest format version that is understood.
+    - `kind`: the format that the header has to name.
+    - `version`: the newest format version that can be read.
+    - `oldest`: the oldest one.
 
-    **Raises:** `FileError` where it is anything else; `OSError` where it cannot be opened.
+    **Raises:** `FileError` if the file is anything else, and `OSError` if it cannot be opened.
     """
     _check_header_size(path)
     try:
         with safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
-            _check_kind(path, metadata, kind, version)
+            _check_kind(path, metadata, kind)
+            _check_version(path, metadata, version, oldest)
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
     except SafetensorError as error:
         raise _unreadable(path, str(error)) from error
-    # Of a tensor whose type NumPy does not have.
+    # For a tensor of a type that NumPy does not have.
     except (TypeError, KeyError, AttributeError) as error:
         raise FileError(path, f"it holds a tensor that cannot be read ({error}).") from error
 
 
 def _check_header_size(path: str | os.PathLike[str]) -> None:
-    """Refuse what is no safetensors file before anything is allocated for it."""
+    """Refuse other files before any memory is allocated for them."""
     if Path(path).is_dir():
-        raise FileError(path, "it is a folder; give the name of the file in it.")
+        raise FileError(path, "it is a folder; expected a file.")
     if Path(path).exists() and not Path(path).is_file():
-        # A pipe would be waited for, and a device may have no end.
-        raise FileError(path, "it is not an ordinary file. Copy its content into one first.")
+        # Reading a pipe may block, and a device may have no end.
+        raise FileError(path, "it is not a regular file. Copy its content to a file first.")
     with Path(path).open("rb") as file:
         start = file.read(9)
         size = os.fstat(file.fileno()).st_size
     length = int.from_bytes(start[:8], "little")
     if len(start) < 9 or start[8:] != b"{" or length > size - 8:
-        raise _unreadable(path, "its beginning is that of another format, or the rest is missing")
+        raise _unreadable(path, "it begins like another format, or its end is missing")
     if length > _LARGEST_HEADER:
         raise FileError(
-            path, f"its header claims {length} bytes, which no file of gmmx has. It is not opened."
+            path, f"its header has {length} bytes, too many for a file of gmmx. It is not read."
         )
 
 
 def _unreadable(path: str | os.PathLike[str], reason: str) -> FileError:
     return FileError(
         path,
-        f"it is no safetensors file, or is cut off or damaged ({reason}). Copy it again from "
-        "where it came from, or write it again with gmmx.save.",
+        f"it is not a safetensors file, or it is incomplete or damaged ({reason}). Copy the "
+        "original again, or write it again with gmmx.save.",
     )
 
 
-def _check_kind(
-    path: str | os.PathLike[str], metadata: Mapping[str, str], kind: str, version: int
-) -> None:
-    """Refuse other programs' files, other kinds of ours, and those of a newer gmmx."""
+def _check_kind(path: str | os.PathLike[str], metadata: Mapping[str, str], kind: str) -> None:
+    """Refuse files of other programs, and files of gmmx of another kind."""
     found = metadata.get("format")
     if found != kind:
-        what = "names no format" if found is None else f"names the format {found[:40]!r}"
-        raise FileError(path, f"it was not written as {kind!r}: its header {what}.")
+        what = "no format" if found is None else f"the format {found[:40]!r}"
+        raise FileError(path, f"its header names {what}; expected {kind!r}.")
+
+
+def _check_version(
+    path: str | os.PathLike[str], metadata: Mapping[str, str], version: int, oldest: int
+) -> None:
+    """Refuse format versions that cannot be read."""
     text = metadata.get("format_version", "")
-    # int() would take other scripts' digits, spaces and underscores as well.
+    # int() also takes digits of other scripts, spaces and underscores.
     if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) >= 1):
         raise FileError(path, f"its format version {text[:40]!r} is not a number.")
-    if int(text) > version:
-        writer = metadata.get("gmmx_version", "a newer version")[:40]
+    if not oldest <= int(text) <= version:
+        writer = metadata.get("gmmx_version", "of another version")[:40]
+        readable = f"{oldest} to {version}" if oldest < version else str(version)
+        newer = int(text) > version
+        fix = (
+            "Update gmmx: pip install --upgrade gmmx"
+            if newer
+            else "Use that gmmx, or write it again."
+        )
         raise FileError(
             path,
-            f"it is of format version {text} and was written by gmmx {writer}; this gmmx reads "
-            f"versions up to {version}. Update it: pip install --upgrade gmmx",
+            f"it has format version {text}, written by gmmx {writer}; this gmmx reads version "
+            f"{readable}. {fix}",
         )
 
 
 def from_json(path: str | os.PathLike[str], metadata: Mapping[str, str], name: str) -> Any:
-    """What a field of the header says, which is text, as JSON; None where there is none."""
+    """A field of the header, which is text, as JSON; None if it is missing."""
     try:
         return json.loads(metadata.get(name, "null"))
     except (ValueError, RecursionError) as error:
-        raise FileError(path, f"its header's {name!r} is damaged.") from error
+        raise FileError(path, f"{name!r} in its header is damaged.") from error

@@ -1,12 +1,12 @@
-"""Each row times the matrix of its group, at the cost of one matrix a row."""
+"""Products of rows with the matrix of each row's group, at the cost of one matrix a row."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ._linalg import einsum
 
-# Rows that share a matrix product. A group fills its last block in part, so that a larger block
-# wastes more and a smaller one reads the matrices more often.
+# Rows of a block, which share a matrix product. The last block of a group is partly empty: larger
+# blocks waste more, smaller ones read the matrices more often.
 _BLOCK = 128
 
 
@@ -15,8 +15,8 @@ def grouped_product(
 ) -> Float[Array, "n d"]:
     """M_k x for each row x of group k.
 
-    The rows are sorted by group into blocks of one group each, of which there are at most n/b + K
-    whatever the labels are; so the shapes are static and no matrix is gathered row by row.
+    The rows are sorted into blocks of one group each. There are at most n/b + K blocks of b rows,
+    whatever the labels, so shapes are static and no matrix is gathered row by row.
     """
     n, k = x.shape[0], matrices.shape[0]
     if n <= _BLOCK:

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Shaped, jaxtyped
 
 from . import _checks
+from ._components import check_mixture
 from ._covariance import structure_named
 from ._files import FileError, from_json, read_tensors, write_tensors
 from ._mixture import GaussianMixture
@@ -31,24 +32,27 @@ def save(
 ) -> None:
     """Write a mixture to a file, in safetensors.
 
-    The leaves are stored as they are, so what is read back is the same to the last bit. The
-    header names the format and its version, the structure and the dtype. The file is written
-    whole or not at all: if writing fails, a file that was there is untouched.
+    The leaves are stored as they are, so `gmmx.load` returns the same mixture to the last bit. The
+    header holds the format and its version, the structure and the dtype. The file is written
+    whole or not at all: if writing fails, an existing file is unchanged.
 
     **Arguments:**
 
-    - `path`: by custom it ends in `.safetensors`.
-    - `feature_names`: names of the d features, kept in the header for whoever reads it.
+    - `path`: the file; its name usually ends in `.safetensors`.
+    - `feature_names`: names of the d features. They are stored in the header.
 
-    **Raises:** `ValueError` for what is not one valid mixture, and `OSError` where the file cannot
-    be written.
+    **Raises:** `ValueError` if `gmm` is not one valid mixture, and `OSError` if the file cannot be
+    written.
     """
-    _checks.check_mixture(gmm)
+    check_mixture(gmm)
     if not _checks.is_concrete(gmm):
-        raise ValueError("a mixture cannot be saved inside jit, vmap or grad. Return it first.")
+        raise ValueError(
+            "a mixture cannot be saved inside jit, vmap or grad. Return it and save it outside."
+        )
     if feature_names is not None and len(feature_names) != gmm.n_features:
         raise ValueError(
-            f"{len(feature_names)} feature_names were given for {gmm.n_features} features."
+            f"feature_names has {len(feature_names)} names; expected {gmm.n_features}, one for "
+            "each feature."
         )
     arrays, settings = _fields(gmm.structure)
     arrays = {f"structure.{name}": np.asarray(value) for name, value in arrays.items()}
@@ -65,8 +69,8 @@ def save(
     if feature_names is not None:
         metadata["feature_names"] = json.dumps([str(name) for name in feature_names])
     try:
+        # Only what can be read back is written.
         _check_arrays(arrays, metadata["dtype"])
-        # What could not be read back is not written.
         _build(arrays, gmm.covariance_type, settings)
     except ValueError as error:
         raise ValueError(f"this mixture cannot be saved: {error}") from error
@@ -74,17 +78,17 @@ def save(
 
 
 def load(path: str | os.PathLike[str], *, dtype: Any = None) -> GaussianMixture:
-    """Read a mixture from a file that `gmmx.save` wrote.
+    """Read a mixture from a file written by `gmmx.save`.
 
-    Nothing in a file is run, and all of it is checked before it is used.
+    Loading a file runs no code from it, and checks everything before use.
 
     **Arguments:**
 
-    - `dtype`: of the leaves, float32 or float64; as they were stored if there is none.
+    - `dtype`: of the leaves, float32 or float64; by default the stored one.
 
-    **Raises:** `gmmx.FileError`, a `ValueError`, for a file that is cut off, damaged, of another
-    format, of a newer gmmx, of a structure that is not known here, or no valid mixture; and for
-    one of float64 where JAX is not set to use it, which would round it.
+    **Raises:** `gmmx.FileError`, a `ValueError`, if the file is incomplete, damaged, of another
+    format, of a newer gmmx or of an unknown structure, or if it does not hold a valid mixture.
+    Also if it holds float64 and JAX is not set to use it, which would round the values.
     """
     return read(path, dtype=dtype)[0]
 
@@ -92,21 +96,21 @@ def load(path: str | os.PathLike[str], *, dtype: Any = None) -> GaussianMixture:
 def read(
     path: str | os.PathLike[str], *, dtype: Any = None
 ) -> tuple[GaussianMixture, dict[str, Any]]:
-    """The mixture and what the header says: the versions, the dtype, perhaps feature names."""
+    """The mixture, and from the header the versions, the dtype and the feature names, if any."""
     arrays, metadata = read_tensors(path, _FORMAT, _VERSION)
     settings = from_json(path, metadata, "settings")
     names = from_json(path, metadata, "feature_names")
     stored = metadata.get("dtype", "")
     try:
         if not isinstance(settings, dict | None):
-            raise ValueError("the header's 'settings' are damaged.")
+            raise ValueError("'settings' in the header is damaged.")
         _check_arrays(arrays, stored)
-        wanted = _check_dtype(stored, dtype)
+        target = _check_dtype(stored, dtype)
         with np.errstate(over="ignore"):
-            arrays = {name: value.astype(wanted) for name, value in arrays.items()}
+            arrays = {name: value.astype(target) for name, value in arrays.items()}
         gmm = _build(arrays, metadata.get("covariance_type", ""), settings or {})
         if names is not None and not _is_names(names, gmm.n_features):
-            raise ValueError("the header's 'feature_names' are not one name a feature.")
+            raise ValueError("'feature_names' in the header is not one name for each feature.")
     except ValueError as error:
         raise FileError(path, str(error)) from error
     header = {name: metadata.get(name, "unknown") for name in ("format_version", "gmmx_version")}
@@ -119,7 +123,7 @@ def _is_names(names: Any, n_features: int) -> bool:
 
 
 def _fields(structure: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A structure's arrays by the names of its fields, and its static settings."""
+    """The arrays of a structure and its static settings, by the names of its fields."""
     arrays, settings = {}, {}
     for field in dataclasses.fields(structure):
         part = settings if field.metadata.get("static") else arrays
@@ -127,31 +131,31 @@ def _fields(structure: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     for name, value in settings.items():
         if not isinstance(value, _PLAIN):
             raise ValueError(
-                f"{type(structure).__name__}.{name} is static and no number or text, and a file "
-                "cannot hold it. Make it an array, or a number."
+                f"{type(structure).__name__}.{name} is a static {type(value).__name__}; a file "
+                "can hold only numbers, text and arrays. Make it one of these."
             )
     return arrays, settings
 
 
 def _check_arrays(arrays: dict[str, np.ndarray], dtype: str) -> None:
-    """Refuse other dtypes than the one that is announced."""
+    """Refuse arrays that are not of the dtype in the header."""
     if dtype not in _DTYPES:
-        raise ValueError(f"dtype {dtype[:40]!r} is not known; float32 or float64 was wanted.")
+        raise ValueError(f"dtype {dtype[:40]!r} is unknown; expected float32 or float64.")
     for name, value in arrays.items():
         if value.dtype != dtype:
-            raise ValueError(f"{name[:40]} is of dtype {value.dtype}; {dtype} was wanted.")
+            raise ValueError(f"{name[:40]} has dtype {value.dtype}; expected {dtype}.")
 
 
 def _check_dtype(stored: str, asked: Any) -> np.dtype:
-    """The dtype to load, which JAX has to be set to use."""
+    """The dtype to load; JAX has to be set to use it."""
     dtype = np.dtype(stored if asked is None else asked)
     if dtype.name not in _DTYPES:
-        raise ValueError(f"dtype={dtype}; float32 or float64 was wanted.")
+        raise ValueError(f"dtype={dtype}; expected float32 or float64.")
     if jax.dtypes.canonicalize_dtype(dtype) != dtype:
         raise ValueError(
-            "it is to be loaded in float64, which JAX is not set to use, and would be rounded. "
-            "Call jax.config.update('jax_enable_x64', True) first, or "
-            "gmmx.load(path, dtype='float32') to have it rounded."
+            "it is to be loaded as float64, which JAX is set to round to float32. Call "
+            "jax.config.update('jax_enable_x64', True) first, or load it rounded: "
+            "gmmx.load(path, dtype='float32')."
         )
     return dtype
 
@@ -161,21 +165,21 @@ def _build(
 ) -> GaussianMixture:
     """The mixture of these arrays.
 
-    **Raises:** `ValueError` where they are not those of one mixture.
+    **Raises:** `ValueError` if they are not those of one mixture.
     """
     if len(covariance_type) > 100:
-        raise ValueError(f"its covariance_type, {covariance_type[:40]}…, is no name.")
+        raise ValueError(f"covariance_type={covariance_type[:40]!r}… is too long for a name.")
     try:
         structure = structure_named(covariance_type)
     except ValueError as error:
-        raise ValueError(f"{error} If it is a structure of yours, import its module.") from error
+        raise ValueError(f"{error} If the structure is your own, import its module.") from error
     fields = [f for f in dataclasses.fields(structure) if not f.metadata.get("static")]
     annotations = {f"structure.{field.name}": field.type for field in fields}
     annotations |= {f.name: f.type for f in dataclasses.fields(GaussianMixture)[:2]}
     if annotations.keys() != arrays.keys():
         raise ValueError(
-            f"tensors {', '.join(sorted(annotations))} were wanted for the structure "
-            f"{covariance_type!r}; there are {', '.join(sorted(arrays))[:200] or 'none'}."
+            f"it holds the tensors {', '.join(sorted(arrays))[:200] or '(none)'}; for the "
+            f"structure {covariance_type!r} expected {', '.join(sorted(annotations))}."
         )
     _check_shapes(arrays, annotations)
     _check_values(arrays)
@@ -184,31 +188,30 @@ def _build(
     try:
         return GaussianMixture(leaves["logits"], leaves["means"], structure(**own, **settings))
     except TypeError as error:
-        raise ValueError(f"the structure {covariance_type!r} does not take it: {error}") from error
+        raise ValueError(f"the structure {covariance_type!r} cannot be made: {error}") from error
 
 
 def _check_shapes(arrays: dict[str, np.ndarray], annotations: dict[str, Any]) -> None:
-    """Refuse shapes other than those that the fields are annotated with.
+    """Refuse shapes other than those in the annotations of the fields.
 
-    So a structure says its shapes once, where it declares its leaves. An axis named in two
-    arrays is of one length.
+    An axis of one name has one length in all arrays.
     """
     with jaxtyped("context"):
-        # The means first: they have both axes, whatever the structure.
+        # The means first: they have the axes k and d for every structure.
         for name in ("means", *(name for name in arrays if name != "means")):
-            # None where jaxtyping is switched off.
+            # None if jaxtyping is switched off.
             axes = getattr(annotations[name], "dim_str", None)
-            wanted: Any = np.ndarray if axes is None else Shaped[np.ndarray, axes]
-            if 0 in arrays[name].shape or not isinstance(arrays[name], wanted):
+            expected: Any = np.ndarray if axes is None else Shaped[np.ndarray, axes]
+            if 0 in arrays[name].shape or not isinstance(arrays[name], expected):
                 raise ValueError(
-                    f"{name} has shape {arrays[name].shape}, but ({axes}) was wanted beside means "
-                    f"of shape {arrays['means'].shape}. (Of a stack of mixtures take one: "
-                    "jax.tree.map(lambda leaf: leaf[0], stack).)"
+                    f"{name} has shape {arrays[name].shape}, and means has shape "
+                    f"{arrays['means'].shape}; expected ({axes}) and (k d). Of a stack of "
+                    "mixtures take one: jax.tree.map(lambda leaf: leaf[0], stack)."
                 )
 
 
 def _check_values(arrays: dict[str, np.ndarray]) -> None:
-    """Refuse NaN and infinity; a component of weight zero, whose logit is −∞, is none of that."""
+    """Refuse NaN and infinity. A logit of −∞ is valid: a component of weight zero."""
     for name, value in arrays.items():
         good = np.isfinite(value)
         if name == "logits":

@@ -1,11 +1,11 @@
-"""The one room that factors and solves, and it does so without LAPACK.
+"""The only module that factors matrices or solves linear systems. It does not call LAPACK.
 
-Three things speak against LAPACK inside a fit. JAX 0.10 hangs for ever on a two-core machine
-where two independent batched calls can run at once in one program. The threads of the BLAS
-behind it spin on after each call and take the processor from the products of the E-step: an EM
-step of 35 ms became one of 65 (n = 65,536, d = 32, K = 64, two cores). And it takes a batch of
-small matrices one by one. What is here is made of elementwise steps and matrix products, runs
-over the whole batch at once, and differentiates both ways.
+There are three reasons. JAX 0.10 hangs for ever on a two-core machine where two independent
+batched LAPACK calls can run at once in one program. The threads of the BLAS behind it spin on
+after each call and take the processor from the products of the E-step: an EM step of 35 ms became
+one of 65 (n = 65,536, d = 32, K = 64, two cores). And LAPACK takes a batch of small matrices one
+by one. The functions here consist of elementwise steps and matrix products, run over the whole
+batch at once, and differentiate in both modes.
 """
 
 from functools import partial
@@ -16,12 +16,12 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
-# Up to this size a matrix is eliminated in a loop; a larger one is halved, and the halves joined
+# The largest matrix that is eliminated in a loop; a larger one is halved, and the halves are joined
 # by matrix products.
 _LEAF = 32
-# So many rows are eliminated in one turn of that loop, since each turn passes over all of them.
+# Rows that are eliminated in one turn of that loop: each turn passes over all rows.
 _BLOCK = 2
-# Up to this size rows, and the terms of a product, are written out, which a compiler fuses.
+# The largest number of rows, or terms of a product, that are written out for the compiler to fuse.
 _UNROLLED = 4
 
 
@@ -45,7 +45,7 @@ def whiten_by(matrix: Float[Array, "*k d d"], b: Float[Array, "*k d m"]) -> Floa
         return _eliminate(jnp.concatenate([matrix, b], axis=-1), d)
     blocks = -(-d // _BLOCK)
     size = blocks * _BLOCK
-    # Filled up with rows of the identity, which the elimination leaves as they are.
+    # Padded with rows of the identity, which the elimination does not change.
     filled = [(0, 0)] * (matrix.ndim - 2) + [(0, size - d)] * 2
     identity = jnp.diag((jnp.arange(size) >= d).astype(matrix.dtype))
     matrix = jnp.pad(matrix, filled) + identity
@@ -66,7 +66,7 @@ def whiten_by(matrix: Float[Array, "*k d d"], b: Float[Array, "*k d m"]) -> Floa
 
 
 def _eliminate(rows: Float[Array, "*k d p"], d: int) -> Float[Array, "*k d m"]:
-    """L⁻¹B from the rows of [A B], written out: for a few rows."""
+    """L⁻¹B from a few rows of [A B], written out."""
     done = []
     for j in range(d):
         row = rows[..., j, :]
@@ -81,7 +81,7 @@ def _eliminate(rows: Float[Array, "*k d p"], d: int) -> Float[Array, "*k d m"]:
 def inverse_root(matrix: Float[Array, "*k d d"]) -> Float[Array, "*k d d"]:
     """L⁻¹, the lower factor of the inverse of A = LLᵀ; NaN where A is not positive definite.
 
-    Compiled as one program, since a mixture of known parameters is made outside of any other.
+    Compiled as one program, since mixtures of known parameters are built outside of any other.
     """
     identity = jnp.eye(matrix.shape[-1], dtype=matrix.dtype)
     return whiten_by(matrix, jnp.broadcast_to(identity, matrix.shape))
@@ -99,8 +99,8 @@ def reverse_root(matrix: Float[Array, "*k d d"]) -> Float[Array, "*k d d"]:
 def inverse_lower(factor: Float[Array, "*k d d"]) -> Float[Array, "*k d d"]:
     """L⁻¹ for lower triangular L, by matrix products.
 
-    With the diagonal blocks of size b inverted, those of size 2b are X − XMX, where M are the
-    entries of L that join two blocks; the diagonal is the start.
+    If X holds the inverted diagonal blocks of size b, those of size 2b are X − XMX, where M holds
+    the entries of L that join two blocks. The recursion starts from the diagonal.
     """
     d = factor.shape[-1]
     index = jnp.arange(d)
@@ -118,8 +118,8 @@ def inverse_lower(factor: Float[Array, "*k d d"]) -> Float[Array, "*k d d"]:
 def product(a: Float[Array, "*#k l m"], b: Float[Array, "*#k m n"]) -> Float[Array, "... l n"]:
     """AB in full precision.
 
-    With a short inner dimension it is written out: a compiler fuses that with its surroundings,
-    where a batch of tiny products would be called one by one.
+    With a short inner dimension it is written out, which the compiler fuses with its surroundings;
+    a batch of tiny products would be called one by one.
     """
     inner = a.shape[-1]
     if inner > _UNROLLED:
@@ -129,7 +129,7 @@ def product(a: Float[Array, "*#k l m"], b: Float[Array, "*#k m n"]) -> Float[Arr
 
 
 def safe_sqrt(square: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
-    """√, of derivative zero at zero; rounding may have brought a zero below it. NaN stays NaN."""
+    """The square root; where rounding left v ≤ 0, zero with derivative zero. NaN stays NaN."""
     some = ~(square <= 0)
     return jnp.where(some, jnp.sqrt(jnp.where(some, square, 1)), 0)
 
@@ -138,12 +138,12 @@ def safe_sqrt(square: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
 def whiten_apart(
     factor: Float[Array, "*#k d d"], x: Float[Array, "n d"], means: Float[Array, "k d"]
 ) -> Float[Array, "k d n"]:
-    """W(x − μ) of every row, whose derivative in μ, −W dμ, is taken once and not for each row.
+    """W(x − μ) of every row. Its derivative in μ, −W dμ, is computed once, not for each row.
 
-    That also keeps clear of a fault of XLA on the CPU (jaxlib 0.10.2, x86-64): a product with an
-    operand that is a broadcast, here dμ over the rows, gives numbers from memory that nobody has
-    written where it is fused with the sum that follows. A dx that is the same for all rows is such
-    an operand as well, and is not one any more with zeros added that depend on x.
+    This also avoids a fault of XLA on the CPU (jaxlib 0.10.2, x86-64): a product with an operand
+    that is a broadcast, here dμ over the rows, reads uninitialised memory where it is fused with
+    the sum that follows. A dx that is the same for all rows is such an operand too; zeros that
+    depend on x are added to it, so that it is no longer a broadcast.
     """
     return product(factor, x.T - means[:, :, None])
 
@@ -164,23 +164,17 @@ def _whiten_apart_jvp(primals, tangents):
 
 
 def einsum(equation: str, *operands: Array) -> Array:
-    """`jnp.einsum` in the full precision of its operands: no TF32 or bfloat16 on accelerators."""
+    """`jnp.einsum` in the full precision of its operands, without TF32 or bfloat16."""
     return jnp.einsum(equation, *operands, precision=jax.lax.Precision.HIGHEST)
 
 
-@jax.custom_jvp
-def materialised(a: Array) -> Array:
-    """a, made before what it goes into. Not every version of JAX can differentiate a barrier."""
-    return jax.lax.optimization_barrier(a)
-
-
-@materialised.defjvp
-def _materialised_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    return materialised(primals[0]), tangents[0]
+def log_positive(variance: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """log v; NaN where rounding has made a variance zero or negative, so that the fit fails."""
+    return jnp.log(jnp.where(variance > 0, variance, jnp.nan))
 
 
 def log_diagonal(factor: Float[Array, "*k d d"]) -> Float[Array, "*k d d"]:
-    """A triangular factor with its diagonal in logs, so that every real matrix is a valid one."""
+    """A triangular factor with its diagonal in logarithms: any real matrix is then a valid one."""
     diagonal = jnp.diagonal(factor, axis1=-2, axis2=-1)
     identity = jnp.eye(factor.shape[-1], dtype=factor.dtype)
     return jnp.tril(factor, -1) + jnp.log(diagonal)[..., None] * identity
@@ -198,13 +192,13 @@ def orthogonalise_rows(
 ) -> tuple[Float[Array, "*k d d"], Float[Array, "*k d m"]]:
     """(Q, QA) with Q orthogonal and the rows of QA orthogonal: a singular value decomposition.
 
-    One-sided Jacobi rotations (Hestenes 1958), d/2 pairs of rows at once in the order of a
-    round-robin tournament. The rows' norms are the singular values, in no order, and a small one
-    is as accurate, relative to itself, as a large one (Demmel & Veselić 1992).
+    By one-sided Jacobi rotations (Hestenes 1958) of d/2 pairs of rows at once, in the order of a
+    round-robin tournament. The norms of the rows are the singular values, in no order. A small one
+    has the same relative accuracy as a large one (Demmel & Veselić 1992).
 
-    Neither takes part in any derivative: they are not unique, and have none, where singular
-    values are equal. A formula that also holds for rows that are orthogonal only nearly, given
-    QA with a constant Q, has the derivatives of what it stands for; see `damp`.
+    Both results are constants in derivatives: where singular values are equal they are not unique
+    and have none. To differentiate, use a formula that also holds for rows that are only nearly
+    orthogonal, and apply it to QA with Q constant; see `damp`.
     """
     d, m = matrix.shape[-2:]
     matrix = jax.lax.stop_gradient(matrix)
@@ -216,7 +210,7 @@ def orthogonalise_rows(
     half = (d + 1) // 2
     if d % 2:
         rows = jnp.concatenate([rows, jnp.zeros_like(rows[..., :1, :])], axis=-2)
-    # Row 0 stays; the others move on by one seat, down one side of the table and up the other.
+    # Row 0 stays; the others move by one seat, down one side of the table and up the other.
     seats = np.concatenate([np.arange(half), np.arange(half, 2 * half)[::-1]])
     moved = np.empty_like(seats)
     moved[seats] = np.concatenate([seats[:1], np.roll(seats[1:], 1)])
@@ -241,7 +235,7 @@ def orthogonalise_rows(
         rows, turned = jax.lax.fori_loop(0, 2 * half - 1, turn, (rows, jnp.asarray(False)))
         return rows, turned, count + 1
 
-    # Six to ten sweeps; the limit is for rounding that goes on and on.
+    # It takes six to ten sweeps; the limit stops rotations that only rounding keeps going.
     start = (rows, jnp.asarray(True), jnp.zeros((), jnp.int32))
     rows, _, _ = jax.lax.while_loop(lambda carry: carry[1] & (carry[2] < 30), sweep, start)
     return rows[..., :d, m:], rows[..., :d, :m] * largest
@@ -250,12 +244,12 @@ def orthogonalise_rows(
 def damp(
     factor: Float[Array, "#k d d"], y: Float[Array, "k d n"], variance: Float[Array, "*n"]
 ) -> tuple[Float[Array, "k d n"], Float[Array, "k #n"]]:
-    """(I + s_iAAᵀ)⁻¹y_i and ½ log|I + s_iAAᵀ|: one s for all, or one for each of the n.
+    """(I + s_iAAᵀ)⁻¹y_i and ½ log|I + s_iAAᵀ|, for one s or one for each of the n samples.
 
-    Diagonalised once, so that a sample costs products of d² and no factorisation of its own.
+    Diagonalised once, so that a sample costs products of d² and no factorisation.
     """
-    # AAᵀ = Qᵀ(D + E)Q, where E is zero up to rounding but carries the derivatives that Q does
-    # not. Series in E to second order make values exact, and first and second derivatives.
+    # AAᵀ = Qᵀ(D + E)Q, where E is zero up to rounding but carries the derivatives that Q does not.
+    # Series in E to second order give exact values and exact first and second derivatives.
     rotation, rows = orthogonalise_rows(factor)
     moving = product(rotation, factor)
     rows = rows + (moving - jax.lax.stop_gradient(moving))

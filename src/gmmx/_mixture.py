@@ -1,37 +1,36 @@
-"""The Gaussian mixture: its parameters, its density, and what follows from them."""
+"""The Gaussian mixture: the face of the library."""
 
 from typing import TYPE_CHECKING, Any, Self
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, Real
 
-from . import _checks, _criteria
-from ._accuracy import Plan
+from . import _checks, _criteria, _rows
 from ._algebra import condition, linear, merge
-from ._batch import MixtureBatch
-from ._chunks import fold
+from ._components import AbstractComponents
 from ._covariance import AbstractCovariance, structure_named
-from ._density import Reduce, evaluate, log_prob_of
+from ._engine.density import Reduce, evaluate, log_prob_of
+from ._engine.memberships import fit_memberships
 from ._linalg import einsum, inverse_lower
-from ._moments import Moments, maximise, rows_moments
 from ._pathwise import pathwise as reparameterised
+from ._sampling import draw
 from ._scores import noise_score
 
 if TYPE_CHECKING:
+    from ._batch import MixtureBatch
     from ._posterior import AbstractPosterior
 
 
-class GaussianMixture(eqx.Module):
+class GaussianMixture(AbstractComponents):
     r"""A mixture of K Gaussians in d dimensions.
 
     $$p(x) = \sum_{k=1}^K w_k\, \mathcal{N}(x; \mu_k, \Sigma_k)$$
 
     Every leaf is unconstrained: the weights are softmax(`logits`) and the structure holds the
-    Cholesky factor of each precision with its diagonal in logs. So any real values are a valid
-    mixture, and a larger module that holds one can be trained over all leaves at once.
+    Cholesky factor of each precision with its diagonal in logarithms. Any real values are a valid
+    mixture, so a larger module that holds one can be trained over all leaves at once.
 
     Methods are plain functions of the leaves: they compose with `jax.jit`, `jax.vmap`,
     `jax.grad` and `equinox.filter_vmap` over a stack of mixtures. They take x of shape
@@ -51,10 +50,10 @@ class GaussianMixture(eqx.Module):
         if self.means.ndim != 2 or self.logits.shape != self.means.shape[:1]:
             raise ValueError(
                 f"logits of shape {self.logits.shape} and means of shape {self.means.shape} do "
-                "not fit: (k,) and (k, d) were wanted."
+                "not fit; expected (k,) and (k, d)."
             )
 
-    # Making one
+    # Construction
 
     @classmethod
     def create(
@@ -69,13 +68,13 @@ class GaussianMixture(eqx.Module):
         """A mixture of equal weights and unit variances whose means lie apart.
 
         The means are drawn from a normal distribution that widens with the number of
-        components, so that their overlap does not grow. To start a fit, `gmmx.initialize` is
-        better, since it looks at the data.
+        components, so that their overlap does not grow. To start a fit, prefer
+        `gmmx.initialize`, which looks at the data.
 
         **Arguments:**
 
-        - `key`: for the means; `jax.random.key(0)` if there is none.
-        - `dtype`: of the leaves; JAX's default float if there is none.
+        - `key`: for the means; `jax.random.key(0)` by default.
+        - `dtype`: of the leaves; JAX's default float type by default.
         """
         n_components = _checks.check_count(n_components, "n_components")
         n_features = _checks.check_count(n_features, "n_features")
@@ -95,7 +94,7 @@ class GaussianMixture(eqx.Module):
         covariances: Any,
         covariance_type: str = "full",
     ) -> Self:
-        """A mixture of known parameters, without a fit.
+        """A mixture with known parameters.
 
         **Arguments:**
 
@@ -105,7 +104,7 @@ class GaussianMixture(eqx.Module):
             spherical.
 
         **Raises:** `ValueError`, naming the component, where a covariance is not symmetric
-        positive definite, the weights are no distribution, or the shapes do not fit.
+        positive definite, the weights are not a distribution, or the shapes do not fit.
         """
         structure = structure_named(covariance_type)
         weights, means, covariances = (
@@ -116,7 +115,9 @@ class GaussianMixture(eqx.Module):
         )  # fmt: skip
         dtype = _checks.promote(_checks.promote(weights.dtype, means.dtype), covariances.dtype)
         weights, means, covariances = (v.astype(dtype) for v in (weights, means, covariances))
-        _checks.check_parameters(weights, means, covariances, structure)
+        _checks.check_parameters(
+            weights, means, covariances, structure.natural_shape, covariance_type
+        )
         return cls(jnp.log(weights), means, structure.from_covariances(covariances))
 
     @classmethod
@@ -129,35 +130,38 @@ class GaussianMixture(eqx.Module):
         weights: Any = None,
         reg_covar: Real[ArrayLike, ""] = 1e-6,
     ) -> "GaussianMixture":
-        """One M-step from given responsibilities: memberships, soft or one-hot, `(n, k)`.
+        """One M-step from given responsibilities, soft or one-hot, `(n, k)`.
 
         **Arguments:**
 
-        - `weights`: sample weights `(n,)`.
+        - `weights`: sample weights, `(n,)`.
         - `reg_covar`: added to the variances.
         """
         responsibilities = _checks.as_floating(responsibilities, "responsibilities")
         if responsibilities.ndim != 2:
             raise ValueError(
-                f"responsibilities has shape {responsibilities.shape}; (n_samples, n_components) "
-                "was wanted."
+                f"responsibilities has shape {responsibilities.shape}; expected "
+                "(n_samples, n_components)."
             )
         x = _checks.check_data(x, responsibilities.shape[1])
         if responsibilities.shape[0] != x.shape[0]:
             raise ValueError(
                 f"x has {x.shape[0]} samples and responsibilities {responsibilities.shape[0]} "
-                "rows; one row a sample was wanted."
+                "rows; expected one row for each sample."
             )
         _checks.check_finite(responsibilities, "responsibilities")
-        if _checks.is_concrete(responsibilities) and bool(jnp.any(responsibilities < 0)):
+        if _checks.is_concrete(responsibilities) and (np.asarray(responsibilities) < 0).any():
             raise ValueError("responsibilities holds negative values; they are probabilities.")
         weights = _checks.check_weights(weights, x.shape[0], x.dtype)
         responsibilities = responsibilities.astype(x.dtype)
         if weights is not None:
             responsibilities = responsibilities * weights[:, None]
-        structure = structure_named(covariance_type)
+        if _checks.is_concrete(x, responsibilities):
+            more = _rows.size(x.shape[0]) - x.shape[0]
+            responsibilities = np.pad(np.asarray(responsibilities), ((0, more), (0, 0)))
+            x = _rows.fill_rows(x)
         floor = jnp.asarray(reg_covar, x.dtype)
-        return from_responsibilities(structure, x, responsibilities, floor)
+        return fit_memberships(cls, structure_named(covariance_type), x, responsibilities, floor)
 
     # scikit-learn
 
@@ -177,24 +181,9 @@ class GaussianMixture(eqx.Module):
     # Parameters
 
     @property
-    def n_components(self) -> int:
-        """K"""
-        return self.means.shape[0]
-
-    @property
-    def n_features(self) -> int:
-        """d"""
-        return self.means.shape[1]
-
-    @property
     def covariance_type(self) -> str:
-        """The structure's name: `"full"`, `"tied"`, `"diag"`, `"spherical"`."""
+        """The name of the structure: `"full"`, `"tied"`, `"diag"`, `"spherical"`."""
         return self.structure.covariance_type
-
-    @property
-    def dtype(self) -> Any:
-        """The dtype of the leaves."""
-        return self.means.dtype
 
     @property
     def n_parameters(self) -> int:
@@ -203,29 +192,19 @@ class GaussianMixture(eqx.Module):
         return k - 1 + k * d + self.structure.n_parameters(k, d)
 
     @property
-    def log_weights(self) -> Float[Array, " k"]:
-        """log w_k"""
-        return jax.nn.log_softmax(self.logits)
-
-    @property
-    def weights(self) -> Float[Array, " k"]:
-        """w_k, of sum one"""
-        return jax.nn.softmax(self.logits)
-
-    @property
     def covariances(self) -> Array:
         """Σ_k: `(k, d, d)` if full, `(d, d)` if tied, `(k, d)` if diag, `(k,)` if spherical."""
-        return self.structure.covariances
+        return self.structure.covariances(*self.means.shape)
 
     @property
     def precisions(self) -> Array:
         """Λ_k = Σ_k⁻¹, in the shape of `covariances`."""
-        return self.structure.precisions
+        return self.structure.precisions(*self.means.shape)
 
     @property
     def precisions_cholesky(self) -> Array:
         """Factors of the precisions as scikit-learn has them: upper, Λ_k = U_kU_kᵀ."""
-        return self.structure.precisions_cholesky
+        return self.structure.precisions_cholesky(*self.means.shape)
 
     def mean(self) -> Float[Array, " d"]:
         """The mean of the whole mixture, Σ w_k μ_k."""
@@ -233,7 +212,7 @@ class GaussianMixture(eqx.Module):
 
     def covariance(self) -> Float[Array, "d d"]:
         """The covariance of the whole mixture, Σ w_k (Σ_k + (μ_k − μ)(μ_k − μ)ᵀ)."""
-        root = inverse_lower(self.structure.factors(self.n_components, self.n_features))
+        root = inverse_lower(self.dense_factors())
         apart = self.means - self.mean()
         within = einsum("k,kij,klj->il", self.weights, root, root)
         return within + einsum("k,ki,kl->il", self.weights, apart, apart)
@@ -242,14 +221,14 @@ class GaussianMixture(eqx.Module):
 
     def component_log_prob(self, x: Any) -> Float[Array, "*batch k"]:
         """log w_k N(x; μ_k, Σ_k), the joint log-density of x and each component."""
-        return _at(self, x)
+        return _at(self, x, _rows_first)
 
     def log_prob(self, x: Any) -> Float[Array, "*batch"]:
         """log p(x), the mixture's log-density."""
         return _at(self, x, log_prob_of)
 
     def score_samples(self, x: Any) -> Float[Array, "*batch"]:
-        """scikit-learn's name of `log_prob`."""
+        """scikit-learn's name for `log_prob`."""
         return self.log_prob(x)
 
     def predict_proba(self, x: Any) -> Float[Array, "*batch k"]:
@@ -262,7 +241,7 @@ class GaussianMixture(eqx.Module):
 
     def score(self, x: Any) -> Float[Array, ""]:
         """The mean log-density of the points, in nats a sample."""
-        return jnp.mean(self.log_prob(x))
+        return _criteria.score(self, x)
 
     def noise_score(self, x: Any, sigma: Any) -> Float[Array, "*batch d"]:
         r"""The gradient in x of the log-density of the mixture under normal noise.
@@ -319,12 +298,9 @@ class GaussianMixture(eqx.Module):
     def sample_with_labels(
         self, n_samples: int, *, key: PRNGKeyArray | None = None
     ) -> tuple[Float[Array, "n d"], Int[Array, " n"]]:
-        """Draws and the components that they are from."""
+        """Draws, and the component that each comes from."""
         n_samples = _checks.check_count(n_samples, "n_samples")
-        label_key, noise_key = jax.random.split(jax.random.key(0) if key is None else key)
-        labels = jax.random.categorical(label_key, self.logits, shape=(n_samples,))
-        noise = jax.random.normal(noise_key, (n_samples, self.n_features), self.dtype)
-        return _place(self, labels, noise), labels
+        return draw(self, n_samples, jax.random.key(0) if key is None else key)
 
     # Algebra
 
@@ -333,8 +309,9 @@ class GaussianMixture(eqx.Module):
 
         **Arguments:**
 
-        - `indices`: the features to keep, in the order wanted: integers, negative ones counted
-            from the end, or a boolean mask `(d,)`. They set shapes, so they are not traced.
+        - `indices`: the features to keep, in the order of the result: integers, negative ones
+            counted from the end, or a boolean mask `(d,)`. They set shapes, so they cannot be
+            traced.
 
         **Raises:** `ValueError` where a feature does not exist or is named twice.
         """
@@ -380,7 +357,10 @@ class GaussianMixture(eqx.Module):
         **Returns:** a `GaussianMixture` for one value `(m,)`, else a `gmmx.MixtureBatch`, which
         holds the covariances once, since they do not depend on the values.
         """
-        return condition.mixture(*condition.check_values(self, indices, values))
+        from ._batch import joined
+
+        given, values = condition.check_values(self, indices, values)
+        return joined(*condition.parts(given, values), given.structure)
 
     def regress(
         self, indices: Any, values: Any
@@ -430,24 +410,21 @@ class GaussianMixture(eqx.Module):
         **Raises:** `ValueError` where shapes do not fit, or the noise is zero or singular: without
         noise, see `condition`.
         """
-        # Here, since a posterior is made of mixtures.
         from ._posterior import posterior
 
         return posterior(self, y, A, noise_covariance, b)
 
 
-def _at(gmm: GaussianMixture, x: Any, reduce: Reduce | None = None) -> Array:
-    """`reduce` of the log-joints at points of any leading axes.
-
-    For few points what Python does here is a fifth of the time: so no method, and no conversion
-    of what is in shape already.
-    """
+def _at(gmm: GaussianMixture, x: Any, reduce: Reduce) -> Array:
+    """`reduce` of the log-joints at points of any leading axes."""
     x = _checks.as_points(x, gmm.n_features, gmm.dtype)
     rows = x if x.ndim == 2 else x.reshape(-1, gmm.n_features)
-    values, finite = evaluate(_checks.in_dtype(gmm, x.dtype), rows, reduce)
-    if isinstance(finite, Tracer) or not bool(finite):
-        _checks.check_finite(x, "x")
+    values = evaluate(_checks.in_dtype(gmm, x.dtype), rows, reduce)
     return values if x.ndim == 2 else values.reshape(*x.shape[:-1], *values.shape[1:])
+
+
+def _rows_first(log_joint: Float[Array, "k n"]) -> Float[Array, "n k"]:
+    return log_joint.T
 
 
 def _responsibilities(log_joint: Float[Array, "k n"]) -> Float[Array, "n k"]:
@@ -462,46 +439,3 @@ def _labels(log_joint: Float[Array, "k n"]) -> Int[Array, " n"]:
     place = jnp.where(log_joint == largest, jnp.arange(k, dtype=jnp.int32)[:, None], k)
     first = jnp.min(place, axis=0)
     return jnp.where(first == k, -1, first)
-
-
-@jax.jit
-def _place(
-    gmm: GaussianMixture, labels: Int[Array, " n"], noise: Float[Array, "n d"]
-) -> Float[Array, "n d"]:
-    """μ_k + W_k⁻¹ε for each draw, component by component: no n × d × d array of factors."""
-    roots = inverse_lower(gmm.structure.factors(gmm.n_components, gmm.n_features))
-
-    def add(k: Array, x: Array) -> Array:
-        return jnp.where((labels == k)[:, None], einsum("nd,ed->ne", noise, roots[k]), x)
-
-    scaled = jax.lax.fori_loop(0, gmm.n_components, add, jnp.zeros_like(noise))
-    return gmm.means[labels] + scaled
-
-
-@eqx.filter_jit
-def from_responsibilities(
-    structure: type[AbstractCovariance],
-    x: Float[Array, "n d"],
-    responsibilities: Float[Array, "n k"],
-    reg_covar: Float[Array, ""],
-) -> GaussianMixture:
-    """The M-step about the components' own means, in the frame of the data's deviations."""
-    k = responsibilities.shape[1]
-    centre = jnp.mean(x, axis=0)
-    deviation = jnp.std(x, axis=0)
-    scale = jnp.where(deviation > 0, deviation, 1)
-    weight = jnp.sum(responsibilities, axis=0)[:, None]
-    first = einsum("nk,nd->kd", responsibilities, x - centre)
-    means = centre + first / jnp.where(weight > 0, weight, 1)
-    frame = GaussianMixture(jnp.zeros(k, x.dtype), means, structure.from_scale(scale, k))
-    rows = Plan.of(frame, x, products=2).whitened_rows
-
-    def moments(block: tuple[Array, Array], present: Array | None, _: None) -> Moments:
-        x, responsibilities = block
-        y = frame.structure.whiten(x, means)
-        known = responsibilities.T if present is None else responsibilities.T * present
-        nothing = jnp.zeros((), x.dtype)
-        scatter = frame.structure.scatter(y, known)
-        return rows_moments(frame, x, scatter, known, centre, (nothing,) * 3)
-
-    return maximise(frame, fold(moments, (x, responsibilities), None, rows), reg_covar)

@@ -1,4 +1,4 @@
-"""Covariances of noise, in the shapes a caller gives them in."""
+"""Covariances of noise, in the shapes that a caller gives."""
 
 from typing import Any
 
@@ -10,10 +10,11 @@ from jaxtyping import Array, Float
 from . import _checks
 from ._linalg import inverse_lower, inverse_root, product, whiten_by
 from ._orthogonal import lower_root, root_tangent
+from ._rows import fill_rows
 
 _FREE = (
-    "Without noise, take gmm.condition(indices, values), after gmm.affine(A, b) where the "
-    "features have to be turned first"
+    "Without noise, use gmm.condition(indices, values), after gmm.affine(A, b) where features "
+    "are combined"
 )
 
 
@@ -22,12 +23,14 @@ def as_noise(
 ) -> Float[Array, "*b"]:
     """A noise covariance: σ² `()`, variances `(m,)`, a matrix `(m, m)`, or a batch of these.
 
-    Where the noise may not be zero, a variance may be infinite: not observed.
+    A variance may be infinite, which means not observed, unless the noise may be zero.
 
     **Arguments:**
 
     - `dtype`: of a Python number, which has none of its own.
-    - `batch`: the leading axes that a batch of covariances has. `(m, m)` is always one matrix.
+    - `batch`: the leading axes of a batch of covariances. `(m, m)` is always one matrix.
+
+    **Raises:** `ValueError` where the shape does not fit, or a covariance is not positive.
     """
     noise = _checks.as_floating(value, "noise_covariance", of_numbers=dtype)
     shape = noise.shape
@@ -36,8 +39,8 @@ def as_noise(
     elif shape not in ((), (m,), (m, m), (*batch, 1), (*batch, m), (*batch, m, m)):
         batched = f", ({', '.join(map(str, batch))}, …) for one a sample" if batch else ""
         raise ValueError(
-            f"noise_covariance has shape {shape}; () for σ², ({m},) for variances or ({m}, {m}) "
-            f"for a matrix was wanted{batched}."
+            f"noise_covariance has shape {shape}; expected () for σ², ({m},) for variances or "
+            f"({m}, {m}) for a matrix{batched}."
         )
     if _checks.is_concrete(noise):
         try:
@@ -45,15 +48,15 @@ def as_noise(
         except ValueError as error:
             if shape == (m, m) == (*batch, m):
                 raise ValueError(
-                    f"{error} Of shape ({m}, {m}) it was taken for one matrix: for the variances "
-                    f"of {m} samples give y[None] and noise_covariance[None]."
+                    f"{error} The shape ({m}, {m}) means one matrix: for the variances of {m} "
+                    "samples pass y[None] and noise_covariance[None]."
                 ) from error
             raise
     return noise
 
 
 def is_matrix(noise: Float[Array, "*b"], m: int, batch: tuple[int, ...] = ()) -> bool:
-    """Whether these are dense matrices, rather than variances."""
+    """Whether these are matrices, not variances."""
     return noise.shape in ((m, m), (*batch, m, m)) and noise.shape != (*batch, 1)
 
 
@@ -63,7 +66,8 @@ def _check_values(noise: Float[Array, "*b"], dense: bool, may_be_zero: bool) -> 
         raise ValueError("noise_covariance holds values that are NaN or infinite.")
     if dense:
         _checks.check_symmetric(noise)
-        pivots = np.diagonal(np.asarray(inverse_root(noise)), axis1=-2, axis2=-1)
+        matrices = fill_rows(noise.reshape(-1, *noise.shape[-2:]))
+        pivots = np.diagonal(np.asarray(inverse_root(matrices)), axis1=-2, axis2=-1)
         if not (pivots > 0).all():
             fix = "Add a small number to its diagonal" if may_be_zero else _FREE
             raise ValueError(f"noise_covariance is not positive definite. {fix}.")
@@ -91,7 +95,7 @@ def noise_factor(noise: Float[Array, "*b"], m: int) -> Float[Array, "m m"]:
 def noisy_root(roots: Float[Array, "*k m m"], noise: Float[Array, "*b"]) -> Float[Array, "*k m m"]:
     """The lower triangular R with RRᵀ = LLᵀ + C, for each L of the roots and one noise covariance.
 
-    Differentiated through the squares, since the root of no noise at all has no derivative.
+    Its derivative goes through the squares, since the root of zero noise has none.
     """
     root = jnp.broadcast_to(noise_root(noise, roots.shape[-1]), roots.shape)
     return lower_root(jnp.concatenate([roots, root], axis=-1))

@@ -2,8 +2,8 @@
 
 A covariance that is a sum, such as AΣAᵀ + C, is RRᵀ for the rows R = [AΣ^½, C^½], and a precision
 that is a sum, such as Λ + AᵀC⁻¹A, is MᵀM. Orthogonal reflections (Householder 1958; Golub & Van
-Loan 2013, section 5.2) turn R and M into triangles. Forming the square first would square the
-condition number: in float32 a width of 10⁻⁴ beside one of 1 would be lost.
+Loan 2013, section 5.2) reduce R and M to triangles. Forming the square would square the condition
+number: in float32 a width of 10⁻⁴ beside one of 1 would be lost.
 """
 
 import jax
@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from ._linalg import inverse_lower, product
 
-# Rows that are reflected one by one; what they do to the rows below is then one product.
+# Rows that are reflected one by one; their effect on the rows below is then one product.
 _PANEL = 32
 
 
@@ -21,9 +21,9 @@ _PANEL = 32
 def lower_root(rows: Float[Array, "*k r c"]) -> Float[Array, "*k r r"]:
     """The lower triangular C with CCᵀ = RRᵀ and a positive diagonal, for R of r ≤ c columns.
 
-    The error in each row of C is of order ε times the norm of that row of R, so that features
-    of different units do not disturb one another. The diagonal is NaN where a row depends on
-    those above it to within rounding: RRᵀ is singular.
+    The error in each row of C is of order ε times the norm of that row of R, so features of
+    different units do not disturb one another. The diagonal is NaN where a row depends on those
+    above it to within rounding, so that RRᵀ is singular.
     """
     n_rows = rows.shape[-2]
     scale = jnp.max(jnp.abs(rows), axis=-1, keepdims=True)
@@ -51,7 +51,7 @@ def lower_root(rows: Float[Array, "*k r c"]) -> Float[Array, "*k r r"]:
 
 
 def _reflect(rows: Float[Array, "*k r c"]) -> tuple[Array, Array]:
-    """The rows made lower triangular, and the vectors v with vᵀv = 2 of the reflections I − vvᵀ."""
+    """The rows reduced to a lower triangle, and the vectors v, vᵀv = 2, of reflections I − vvᵀ."""
     index, column = jnp.arange(rows.shape[-2])[:, None], jnp.arange(rows.shape[-1])
 
     def reflect(i: Array | int, carry: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -60,7 +60,7 @@ def _reflect(rows: Float[Array, "*k r c"]) -> tuple[Array, Array]:
         pivot = jax.lax.dynamic_index_in_dim(row, i, axis=-1)
         tail = jnp.where(column >= i, row, 0)
         length = jnp.sqrt(jnp.sum(tail**2, axis=-1, keepdims=True))
-        # The sign that does not cancel.
+        # With the sign for which nothing cancels.
         vector = tail + jnp.where(column == i, jnp.where(pivot < 0, -length, length), 0)
         half_square = length * (length + jnp.abs(pivot))
         vector = vector / jnp.sqrt(jnp.where(half_square == 0, 1, half_square))
@@ -73,7 +73,7 @@ def _reflect(rows: Float[Array, "*k r c"]) -> tuple[Array, Array]:
 @lower_root.defjvp
 def _lower_root_jvp(primals, tangents):
     # With Q = C⁻¹R of orthonormal rows, dC = C·Φ(X + Xᵀ), X = C⁻¹dR Qᵀ, where Φ takes the lower
-    # triangle and half of the diagonal: products only, and no reflection is kept.
+    # triangle and half of the diagonal. It takes products only and keeps no reflection.
     (rows,), (tangent,) = primals, tangents
     root = lower_root(rows)
     inverse = inverse_lower(root)
@@ -95,10 +95,10 @@ def lower_factor(rows: Float[Array, "*k n d"]) -> Float[Array, "*k d d"]:
 def condition_factor(
     rows: Float[Array, "*k n d"], n_given: int
 ) -> tuple[Float[Array, "*k m m"], Float[Array, "*k u u"], Float[Array, "*k u m"]]:
-    """What a Gaussian of precision MᵀM is when its first m features are given.
+    """The marginal and the conditional of a Gaussian of precision MᵀM, given its first m features.
 
-    With L = [[P, 0], [N, Q]] the lower triangular factor, the first features have the precision
-    PᵀP, and the others, given those, QᵀQ and the mean μ_u − Q⁻¹N(x_o − μ_o).
+    With the lower triangular factor L = [[P, 0], [N, Q]], the first features have the precision
+    PᵀP. The others, given those, have the precision QᵀQ and the mean μ_u − Q⁻¹N(x_o − μ_o).
 
     **Returns:** P, Q and the gains −Q⁻¹N.
     """

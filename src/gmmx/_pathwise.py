@@ -1,17 +1,16 @@
 """Draws whose derivatives in every parameter are those of the distribution: pathwise gradients.
 
-A draw x has the conditional distribution functions F_i(x_i | x_<i; θ), i = 1…d, as its uniform
-coordinates. Held fixed while θ moves, they say how x moves (implicit reparameterisation: Graves
+The uniform coordinates of a draw x are its conditional distribution functions F_i(x_i | x_<i; θ),
+i = 1…d. Held fixed while θ moves, they determine how x moves (implicit reparameterisation: Graves
 2016; Figurnov, Mohamed & Mnih 2018):
 
     F_i = Σ_k ρ_ki Φ(y_ki),   ρ_ki = p(k | x_<i),   y_k = W_k(x − μ_k),   dF_i = 0.
 
-W_k is lower triangular, so that y_ki is the conditional's own whitened coordinate, and the
-system for dx is triangular as well: it is solved feature by feature, without a matrix a draw.
+W_k is lower triangular, so y_ki is the whitened coordinate of the conditional. The system for dx
+is triangular as well: it is solved feature by feature, without a matrix for each draw.
 """
 
 import math
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -19,16 +18,13 @@ from jax.scipy.special import log_ndtr
 from jaxtyping import Array, Float
 
 from ._chunks import map_rows, rows_per_chunk
+from ._components import AbstractComponents
 from ._linalg import product
 
-if TYPE_CHECKING:
-    from ._mixture import GaussianMixture
 
-
-def pathwise(gmm: "GaussianMixture", x: Float[Array, "n d"]) -> Float[Array, "n d"]:
-    """x itself, draws from the mixture, that now move with the mixture's leaves."""
-    factors = gmm.structure.factors(gmm.n_components, gmm.n_features)
-    return _reparameterise(gmm.log_weights, gmm.means, factors, x)
+def pathwise(gmm: AbstractComponents, x: Float[Array, "n d"]) -> Float[Array, "n d"]:
+    """The same draws x, whose derivatives in the leaves of the mixture are pathwise."""
+    return _reparameterise(gmm.log_weights, gmm.means, gmm.dense_factors(), x)
 
 
 @jax.custom_jvp
@@ -47,7 +43,7 @@ def _reparameterise_jvp(primals, tangents):
     x = _reparameterise(*primals)
     n, d = x.shape
 
-    # A gradient keeps nothing of a chunk but its rows.
+    # A gradient keeps only the rows of a chunk.
     @jax.checkpoint
     def move(x: Float[Array, "r d"]) -> Float[Array, "r d"]:
         return _move(*parameters, *moves, x)  # pyright: ignore[reportCallIssue]
@@ -71,7 +67,7 @@ def _move(
 
         p_i dx_i = −Σ_k ρ_ki (Φ(y_ki) − F_i) da_ki − Σ_k ρ_ki φ(y_ki) dy°_ki,
 
-    where dy° is dy without the part that dx_i has in it.
+    where dy° is dy without its part in dx_i.
     """
     apart = x.T - means[:, :, None]
     y = product(factors, apart)
@@ -80,11 +76,11 @@ def _move(
     before = jnp.pad(jnp.cumsum(log_pdf[:, :-1], axis=1), ((0, 0), (1, 0), (0, 0)))
     log_prior = jax.nn.log_softmax(log_weights[:, None, None] + before, axis=0)
     log_p = jax.nn.logsumexp(log_prior + log_pdf, axis=0)
-    # Σ_k of it is one: the responsibilities after feature i.
+    # The numerator is the responsibilities after feature i, of sum one over k.
     by_coordinate = jnp.exp(log_prior + log_pdf - log_p) / diagonal[:, :, None]
     by_weight = _excess(log_prior, log_ndtr(y), log_ndtr(-y), log_p)
 
-    # Of y and of log W_ii, with x where it is.
+    # The derivatives of y and of log W_ii at fixed x.
     dy = product(d_factors, apart) - product(factors, d_means[:, :, None])
     d_log_diagonal = jnp.diagonal(d_factors, axis1=-2, axis2=-1) / diagonal
 
@@ -107,7 +103,7 @@ def _excess(
     log_survival: Float[Array, "k d n"],
     log_p: Float[Array, "d n"],
 ) -> Float[Array, "k d n"]:
-    """ρ_k(Φ(y_k) − F)/p, from whichever tail is the smaller, so that nothing large cancels."""
+    """ρ_k(Φ(y_k) − F)/p, by the smaller of the two tails, so that nothing large cancels."""
 
     def side(log_tail: Float[Array, "k d n"]) -> tuple[Array, Array]:
         total = jax.nn.logsumexp(log_prior + log_tail, axis=0)

@@ -1,8 +1,8 @@
 """Reductions along an axis that may be short.
 
-On the CPU each of XLA's reductions is a call of its own, and along an axis that is not the last one
-it waits for memory: at n = 50,000, d = 1, K = 5 a fit took four times as long. So a short axis is
-written out, but not the last one, whose entries lie next to each other.
+On the CPU XLA makes each reduction a separate call, which waits for memory along any axis but the
+last: at n = 50,000, d = 1, K = 5 a fit took four times as long. So a short axis is written out as
+elementwise operations, unless it is the last one, whose entries are adjacent in memory.
 """
 
 from functools import reduce
@@ -11,26 +11,26 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-# Up to this size an axis is written out.
+# The largest size of an axis that is written out.
 _SHORT = 8
 
 
 def total(a: Float[Array, "..."], axis: int) -> Float[Array, "..."]:
-    """The sum along an axis, which is kept; written out if it is short."""
+    """The sum along an axis, kept with size one; written out if the axis is short."""
     if _is_short(a, axis):
         return reduce(jnp.add, _along(a, axis, keepdims=True))
     return jnp.sum(a, axis=axis, keepdims=True)
 
 
 def largest(a: Float[Array, "..."], axis: int) -> Float[Array, "..."]:
-    """The maximum along an axis, which is kept; written out if it is short."""
+    """The maximum along an axis, kept with size one; written out if the axis is short."""
     if _is_short(a, axis):
         return reduce(jnp.maximum, _along(a, axis, keepdims=True))
     return jnp.max(a, axis=axis, keepdims=True)
 
 
 def sum_of_squares(a: Float[Array, "..."], axis: int) -> Float[Array, "..."]:
-    """Σ a² along an axis; written out if it is short."""
+    """Σ a² along an axis; written out if the axis is short."""
     if _is_short(a, axis):
         return reduce(jnp.add, [part**2 for part in _along(a, axis, keepdims=False)])
     return jnp.sum(a**2, axis=axis)

@@ -12,16 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from . import _checks
+from . import _checks, _rows
 from ._covariance import AbstractCovariance, structure_named
-from ._density import evaluate, log_prob_of
+from ._engine.density import evaluate, log_prob_of
+from ._engine.memberships import Clusters
 from ._fit.base import AbstractFitter, solve
 from ._fit.em import EMFitter
 from ._fit.restarts import Restarts
-from ._fit.result import FitResult, FitWarning, Status
+from ._fit.result import FitResult, FitWarning
+from ._fit.status import Status
 from ._init import kmeans
 from ._init.initialize import scaled
-from ._mixture import GaussianMixture, from_responsibilities
+from ._mixture import GaussianMixture
 from ._selection import CRITERIA, Candidate, Selection
 
 # A component that is not there is seeded here, in units in which the data have variance one.
@@ -52,9 +54,9 @@ def select(
 
     smaller being better (Schwarz 1978; Akaike 1974; Biernacki, Celeux & Govaert 2000).
 
-    Each start is k-means from k-means++ seeds, and the seeds of K components are the first K of
-    the largest number's. Mixtures of fewer components are fitted as larger ones in which the rest
-    stands at weight zero: the result is the same, and one compilation serves several K.
+    A start is k-means from k-means++ seeds; K components take the first K seeds of a larger
+    number. Smaller mixtures are fitted as larger ones with components of weight zero: the result
+    is the same, and one program serves several K.
 
     **Arguments:**
 
@@ -63,33 +65,22 @@ def select(
     - `covariance_types`: the structures to try, by name.
     - `criterion`: `"bic"`, `"icl"`, `"aic"`, or `"held_out"`, the mean log-likelihood of each
         sample under a fit that has not seen it: larger is better.
-    - `fitter`: any fitter of one start, `EMFitter()` if there is none.
-    - `n_init`: how many starts each fit has; the likeliest is kept.
-    - `n_folds`: for `"held_out"`, how many parts the data are dealt into at random. Each is held
-        out once, by giving its samples no weight.
+    - `fitter`: any fitter of one start; `EMFitter()` by default.
+    - `n_init`: number of starts of each fit; the one of greatest likelihood is kept.
+    - `n_folds`: for `"held_out"`, number of random parts of the data. Each part is held out once:
+        its samples have no weight.
     - `weights`: how often each sample counts, `(n,)`.
-    - `key`: `jax.random.key(0)` if there is none.
-    - `callback`: called with each candidate when it is done.
+    - `key`: `jax.random.key(0)` by default.
+    - `callback`: called with each candidate.
 
-    **Returns:** a `Selection`; its `best.gmm` is the fitted mixture. A fit that fails is a row
-    with its status and without criteria, and a warning (`FitWarning`) counts those.
+    **Returns:** a `Selection`; its `best.gmm` is the fitted mixture. A fit that failed is a row
+    with its status and without criteria; a warning (`FitWarning`) counts them.
 
-    **Raises:** `ValueError` for data that cannot be fitted and for settings that are not known.
+    **Raises:** `ValueError` for data that cannot be fitted and for unknown settings.
     """
-    sizes = _check_sizes(n_components)
-    names = [covariance_types] if isinstance(covariance_types, str) else list(covariance_types)
-    structures = [structure_named(name) for name in names]
-    if not structures:
-        raise ValueError("covariance_types is empty: name at least one structure.")
+    sizes, structures = _check_sizes(n_components), _check_structures(covariance_types)
     fitter = EMFitter() if fitter is None else fitter
-    if isinstance(fitter, Restarts):
-        raise ValueError(
-            "fitter is a Restarts; select makes the starts itself. Pass the fitter inside it, and "
-            f"n_init={fitter.n_init}."
-        )
-    if criterion not in CRITERIA:
-        known = ", ".join(repr(name) for name in CRITERIA)
-        raise ValueError(f"criterion={criterion!r} is not known. It has to be one of {known}.")
+    _check_settings(fitter, criterion)
     n_init = _checks.check_count(n_init, "n_init")
     x = _checks.check_data(x, max(sizes))
     if not _checks.is_concrete(x, weights):
@@ -100,12 +91,14 @@ def select(
     if criterion == "held_out":
         folds = _deal(x, weights, n_folds, max(sizes), key)
 
+    n = x.shape[0]
+    x, weights = _rows.fill(x, weights)
     candidates = []
     keys = jax.random.split(key, n_init)
     padded = _padded(sizes, x)
     for structure in structures:
         for k in sizes:
-            cell = _Cell(structure, fitter, padded[k], k, x, keys)
+            cell = _Cell(structure, fitter, padded[k], k, x, n, keys)
             candidates.append(cell.candidate(weights, folds))
             if callback is not None:
                 callback(candidates[-1])
@@ -122,6 +115,25 @@ def _check_sizes(n_components: int | Iterable[int]) -> list[int]:
     if not sizes:
         raise ValueError("n_components is empty: name at least one number, or range(1, 10).")
     return list(dict.fromkeys(sizes))
+
+
+def _check_structures(names: str | Iterable[str]) -> list[type[AbstractCovariance]]:
+    """The structures to try."""
+    names = [names] if isinstance(names, str) else list(names)
+    if not names:
+        raise ValueError("covariance_types is empty: name at least one structure.")
+    return [structure_named(name) for name in names]
+
+
+def _check_settings(fitter: AbstractFitter, criterion: str) -> None:
+    if isinstance(fitter, Restarts):
+        raise ValueError(
+            "fitter is a Restarts; select makes the starts itself. Pass the fitter inside it, and "
+            f"n_init={fitter.n_init}."
+        )
+    if criterion not in CRITERIA:
+        known = ", ".join(repr(name) for name in CRITERIA)
+        raise ValueError(f"criterion={criterion!r} is unknown; expected one of {known}.")
 
 
 def _padded(sizes: list[int], x: Any) -> dict[int, int]:
@@ -144,7 +156,7 @@ def _deal(
     n = x.shape[0]
     n_folds = _checks.check_count(n_folds, "n_folds")
     if not 2 <= n_folds <= n:
-        raise ValueError(f"n_folds={n_folds}; from 2 to the number of samples, {n}, was wanted.")
+        raise ValueError(f"n_folds={n_folds}; expected 2 to {n}, the number of samples.")
     fold = np.asarray(jax.random.permutation(jax.random.fold_in(key, 1), n)) % n_folds
     held_out = fold == np.arange(n_folds)[:, None]
     counted = np.ones(n, bool) if weights is None else np.asarray(weights) > 0
@@ -164,19 +176,22 @@ class _Cell:
     fitter: AbstractFitter
     padded: int
     n_components: int
-    x: Float[Array, "n d"]
+    x: Float[Array, "m d"]
+    """The samples, filled up"""
+    n: int
+    """How many samples there are"""
     keys: Array
 
     def candidate(self, weights: Array | None, folds: np.ndarray | None) -> Candidate:
         """The fit to all samples, and its criteria."""
-        n, held_out = self.x.shape[0], math.nan
+        n, held_out = self.n, math.nan
+        counted = np.ones(n) if weights is None else np.asarray(weights)
         if folds is not None:
             # One program for all fits: with weights.
-            weights = jnp.ones(n, self.x.dtype) if weights is None else weights
-            held_out = self.held_out(np.asarray(weights), folds)
+            weights = jnp.asarray(counted, self.x.dtype)
+            held_out = self.held_out(counted, folds)
         result, log_prob, log_certainty = self.fit(weights)
         result = _trim(result, self.n_components)
-        counted = np.ones(n) if weights is None else np.asarray(weights, np.float64)
         total = math.nan if _failed(result) else float(counted @ np.asarray(log_prob, np.float64))
         entropy = -2 * float(counted @ np.asarray(log_certainty, np.float64))
         bic = result.gmm.n_parameters * math.log(n) - 2 * total
@@ -192,42 +207,47 @@ class _Cell:
             result=result,
         )
 
-    def held_out(self, weights: np.ndarray, folds: np.ndarray) -> float:
+    def held_out(self, counted: np.ndarray, folds: np.ndarray) -> float:
         """The mean log-likelihood of each sample under a fit in which it had no weight."""
-        log_prob = np.zeros(len(weights))
+        log_prob = np.zeros(len(counted))
         for fold in folds:
-            train = np.where(fold, 0, weights)
-            result, predicted, _ = self.fit(jnp.asarray(train / train.mean(dtype=train.dtype)))
+            fold = np.pad(fold, (0, len(counted) - len(fold)))
+            train = np.where(fold, 0, counted).astype(self.x.dtype)
+            result, predicted, _ = self.fit(jnp.asarray(train * (self.n / train.sum())))
             log_prob[fold] = math.nan if _failed(result) else np.asarray(predicted)[fold]
-        return float(weights.astype(np.float64) @ log_prob / len(weights))
+        return float(counted.astype(np.float64) @ log_prob / self.n)
 
     def fit(self, weights: Array | None) -> tuple[FitResult, Array, Array]:
         """The likeliest of the fits, log p(x_i), and log max_k p(k | x_i)."""
         wanted = jax.device_put(np.int32(self.n_components))
-        labels = _labels(self.padded, self.x, wanted, weights, self.keys)
-        return _fit(self.structure, self.fitter, self.padded, self.x, labels, weights, self.keys)
+        clusters = _clusters(self.padded, self.x, wanted, weights, self.keys)
+        result, dense = _fit(self.structure, self.fitter, self.x, clusters, weights, self.keys)
+        values = evaluate(dense, self.x, _log_prob_and_certainty)
+        return result, values[:, 0], values[:, 1]
+
+
+# Three programs for each padded number of components, of which only the fit depends on the
+# structure.
 
 
 @eqx.filter_jit
-def _labels(
+def _clusters(
     padded: int,
     x: Float[Array, "n d"],
     wanted: Int[Array, ""],
     weights: Float[Array, " n"] | None,
     keys: Array,
-) -> Int[Array, "starts n"]:
-    """For each key, the clusters of k-means from the leading `wanted` seeds of `padded`.
-
-    A program of its own, since it is the same for all structures and takes a third of the time to
-    compile.
-    """
+) -> Clusters:
+    """For each key, the clusters of k-means from the leading `wanted` seeds of `padded`."""
     counts = jnp.ones(x.shape[0], x.dtype) if weights is None else weights
     there = jnp.arange(padded, dtype=wanted.dtype) < wanted
-    points = scaled(x)
+    points = scaled(x, counts)
 
-    def one(key: PRNGKeyArray) -> Int[Array, " n"]:
+    def one(key: PRNGKeyArray) -> Clusters:
         seeds = kmeans.plusplus(points, counts, padded, jax.random.split(key)[0])
-        return kmeans.lloyd(points, counts, jnp.where(there[:, None], seeds, _FAR), there)
+        labels = kmeans.lloyd(points, counts, jnp.where(there[:, None], seeds, _FAR), there)
+        members = jax.nn.one_hot(labels, padded, dtype=x.dtype) * counts[:, None]
+        return Clusters.of(x, members, diagonal=False)
 
     return jax.lax.map(one, keys)
 
@@ -236,39 +256,27 @@ def _labels(
 def _fit(
     structure: type[AbstractCovariance],
     fitter: AbstractFitter,
-    padded: int,
     x: Float[Array, "n d"],
-    labels: Int[Array, "starts n"],
+    clusters: Clusters,
     weights: Float[Array, " n"] | None,
     keys: Array,
-) -> tuple[FitResult, Float[Array, " n"], Float[Array, " n"]]:
-    """Fits from the clusters of each key; the likeliest is kept."""
+) -> tuple[FitResult, GaussianMixture]:
+    """The likeliest of the fits from the clusters of each key, and its mixture as a full one."""
 
-    def one(start: tuple[Array, PRNGKeyArray]) -> FitResult:
-        labels, key = start
-        gmm = _start(structure, padded, x, labels, weights)
+    def one(start: tuple[Clusters, PRNGKeyArray]) -> FitResult:
+        clusters, key = start
+        # A component without a cluster stands at weight zero.
+        gmm = clusters.fit(GaussianMixture, structure, jnp.asarray(1e-6, x.dtype))
         return solve(fitter, x, gmm, weights, jax.random.split(key)[1])
 
     # One after the other: none waits for the slowest.
-    results = jax.lax.map(one, (labels, keys))
+    results = jax.lax.map(one, (clusters, keys))
     usable = jnp.isfinite(results.log_likelihood) & ~_failed(results)
     best = jnp.argmax(jnp.where(usable, results.log_likelihood, -jnp.inf))
     result = jax.tree.map(lambda leaf: leaf[best], results)
-    log_prob, log_certainty = evaluate(result.gmm, x, _log_prob_and_certainty)[0].T
-    return result, log_prob, log_certainty
-
-
-def _start(
-    structure: type[AbstractCovariance],
-    padded: int,
-    x: Float[Array, "n d"],
-    labels: Int[Array, " n"],
-    weights: Float[Array, " n"] | None,
-) -> GaussianMixture:
-    """Where a fit starts: a component without a cluster stands at weight zero."""
-    members = jax.nn.one_hot(labels, padded, dtype=x.dtype)
-    members = members if weights is None else members * weights[:, None]
-    return from_responsibilities(structure, x, members, jnp.asarray(1e-6, x.dtype))
+    gmm = result.gmm
+    dense = structure_named("full").from_factors(gmm.dense_factors())
+    return result, dataclasses.replace(gmm, structure=dense)
 
 
 def _log_prob_and_certainty(log_joint: Float[Array, "k n"]) -> Float[Array, "n 2"]:

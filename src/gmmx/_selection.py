@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ._fit.result import FitResult, Status
+from ._fit.result import FitResult
+from ._fit.status import Status
 from ._mixture import GaussianMixture
 
 CRITERIA = {"bic": -1, "icl": -1, "aic": -1, "held_out": 1}

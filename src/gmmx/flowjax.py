@@ -1,4 +1,4 @@
-"""A mixture as a flowjax distribution. Needs flowjax: `pip install gmmx[flowjax]`."""
+"""Mixtures as flowjax distributions. Requires flowjax: `pip install gmmx[flowjax]`."""
 
 from typing import ClassVar
 
@@ -9,14 +9,14 @@ from ._mixture import GaussianMixture
 try:
     from flowjax.distributions import AbstractDistribution
 except ImportError as error:
-    raise ImportError("gmmx.flowjax needs flowjax: pip install gmmx[flowjax]") from error
+    raise ImportError("gmmx.flowjax requires flowjax: pip install gmmx[flowjax]") from error
 
 
 class MixtureDistribution(AbstractDistribution):
-    """A `GaussianMixture` wherever flowjax takes a distribution, for instance a `base_dist`.
+    """A `GaussianMixture` as a flowjax distribution, for instance the `base_dist` of a flow.
 
-    The mixture's leaves are trained along with the flow. Draws are pathwise, so that losses over
-    samples of the flow have the right gradients, those of the weights included.
+    The leaves of the mixture are trained with the flow. Draws are pathwise, so losses over samples
+    have the right gradients in all leaves, the weights included.
     """
 
     gmm: GaussianMixture

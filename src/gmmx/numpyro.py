@@ -1,4 +1,4 @@
-"""To and from numpyro's mixtures. Needs numpyro: `pip install gmmx[numpyro]`."""
+"""To and from the mixtures of numpyro. Requires numpyro: `pip install gmmx[numpyro]`."""
 
 import jax.numpy as jnp
 
@@ -9,17 +9,17 @@ from ._mixture import GaussianMixture
 try:
     import numpyro.distributions as dist
 except ImportError as error:
-    raise ImportError("gmmx.numpyro needs numpyro: pip install gmmx[numpyro]") from error
+    raise ImportError("gmmx.numpyro requires numpyro: pip install gmmx[numpyro]") from error
 
 
 def to_numpyro(gmm: GaussianMixture) -> dist.MixtureSameFamily:
-    """The mixture as numpyro has it, of `MultivariateNormal` components.
+    """The mixture as a numpyro distribution with `MultivariateNormal` components.
 
-    A function of the leaves: inside a model their gradients are the distribution's.
+    It is a function of the leaves, so gradients pass through it.
     """
-    roots = inverse_lower(gmm.structure.factors(gmm.n_components, gmm.n_features))
+    roots = inverse_lower(gmm.dense_factors())
     components = dist.MultivariateNormal(gmm.means, scale_tril=roots)
-    # A weight of zero has the logit −∞, which numpyro refuses.
+    # numpyro refuses −∞, the logit of a weight of zero.
     logits = jnp.maximum(gmm.logits, float(jnp.finfo(gmm.dtype).min) / 2)
     return dist.MixtureSameFamily(dist.Categorical(logits=logits), components)
 
@@ -34,16 +34,16 @@ def from_numpyro(mixture: dist.MixtureSameFamily) -> GaussianMixture:
     matrices.
     """
     if not isinstance(mixture, dist.MixtureSameFamily):
-        raise ValueError(f"{type(mixture).__name__} was given; a MixtureSameFamily was wanted.")
+        raise ValueError(f"Got a {type(mixture).__name__}; expected a MixtureSameFamily.")
     if mixture.batch_shape:
         raise ValueError(
-            f"The mixture has batch_shape {mixture.batch_shape}; one mixture was wanted. Convert "
-            "them one by one, or under jax.vmap."
+            f"The mixture has batch_shape {mixture.batch_shape}; expected a single mixture. "
+            "Convert them one by one, or under jax.vmap."
         )
     if len(mixture.event_shape) > 1:
         raise ValueError(
-            f"The mixture has event_shape {mixture.event_shape}; one of vectors was wanted. "
-            "Reshape the components' parameters, so that each is a vector."
+            f"The mixture has event_shape {mixture.event_shape}; expected a mixture of vectors. "
+            "Reshape the parameters of the components to vectors."
         )
     components = mixture.component_distribution
     if isinstance(components, dist.Independent):
@@ -51,22 +51,19 @@ def from_numpyro(mixture: dist.MixtureSameFamily) -> GaussianMixture:
     logits = jnp.asarray(mixture.mixing_distribution.logits)
     k = logits.shape[0]
     if isinstance(components, dist.MultivariateNormal):
-        means, factors = (
-            jnp.asarray(components.loc),
-            inverse_lower(jnp.asarray(components.scale_tril)),
-        )
-        name, upper = "full", factors.mT
+        means = jnp.asarray(components.loc)
+        name, factors = "full", inverse_lower(jnp.asarray(components.scale_tril))
     elif isinstance(components, dist.Normal):
         means, scale = (
             jnp.broadcast_to(jnp.asarray(value), components.batch_shape).reshape(k, -1)
             for value in (components.loc, components.scale)
         )
-        name, upper = "diag", 1 / scale
+        name, factors = "diag", 1 / scale
     else:
         raise ValueError(
-            f"The components are of type {type(components).__name__}; MultivariateNormal or "
-            "Normal was wanted."
+            f"The components are of type {type(components).__name__}; expected MultivariateNormal "
+            "or Normal."
         )
     means = jnp.broadcast_to(means, (k, means.shape[-1]))
-    upper = jnp.broadcast_to(upper, (k, *upper.shape[1:]))
-    return GaussianMixture(logits, means, structure_named(name).from_precisions_cholesky(upper))
+    factors = jnp.broadcast_to(factors, (k, *factors.shape[1:]))
+    return GaussianMixture(logits, means, structure_named(name).from_factors(factors))

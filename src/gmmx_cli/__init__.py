@@ -1,7 +1,7 @@
 """The command `gmmx`.
 
-A package beside the library, since whatever stands inside it can only be imported with JAX, and
-help should not take a second. It uses the library as any other program would.
+It is a package of its own, because importing any part of `gmmx` imports JAX, and `--help` should
+not take a second.
 """
 
 import sys
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def main() -> None:
-    """Run the command. Exit status 0: done; 1: the fit failed; 2: bad data, files or usage."""
+    """Run the command. Exit status: 0 for success, 1 for a failed fit, 2 for bad input."""
     warnings.showwarning = _show_warning
     try:
         from .commands import app
@@ -20,11 +20,11 @@ def main() -> None:
         if error.name not in ("polars", "typer"):
             raise
         _end(2, f'the command line needs {error.name}: pip install "gmmx[cli]"')
-    # What the library and the system say of a caller's mistake, whose messages are for people.
+    # Mistakes of the user: the messages of the library and of the system explain them.
     except ValueError as error:
         _end(2, str(error))
     except OSError as error:
-        # Without the system's number, which is for programs.
+        # Without the error number of the system.
         said = [str(part) for part in (error.filename, error.strerror) if part]
         _end(2, ": ".join(said) or str(error))
     except RuntimeError as error:

@@ -1,8 +1,9 @@
-"""What the command `gmmx` does: one function for each of its sub-commands.
+"""The sub-commands of `gmmx`, one function for each.
 
 JAX, the library and the readers of files are imported when a command runs, not for its help.
 """
 
+import os
 import sys
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -18,9 +19,10 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="gmmx",
-    help="Gaussian mixtures: fit them to data, choose among them, and use them.",
+    help="Fit Gaussian mixtures to data, select among them, and use them.",
     epilog="DATA is a .csv, .tsv, .parquet, .npy or .npz file, or - for CSV from the standard "
-    "input. Results go to the standard output, progress and messages to the standard error.",
+    "input. Results go to the standard output, progress and messages to the standard error. "
+    "Compiled programs are kept in a cache folder, so that later commands start faster.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -29,50 +31,66 @@ app = typer.Typer(
 _DATA = "The data: .csv, .tsv, .parquet, .npy or .npz; - for CSV from the standard input."
 Data = Annotated[str, typer.Argument(metavar="DATA", help=_DATA, show_default=False)]
 Model = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A model that fit has written.", show_default=False)
+    str, typer.Argument(metavar="MODEL", help="A model file written by fit.", show_default=False)
 ]
 Columns = Annotated[
     str | None,
-    typer.Option(metavar="A,B,…", help="The columns to use, by name; of .npy by number, from 0."),
+    typer.Option(metavar="A,B,…", help="Columns to use, by name; for .npy by number, from 0."),
 ]
-Array = Annotated[str | None, typer.Option(metavar="NAME", help="Which array of an .npz.")]
+Array = Annotated[str | None, typer.Option(metavar="NAME", help="Which array of an .npz file.")]
 Weights = Annotated[
-    str | None, typer.Option(metavar="COLUMN", help="How often each row counts, as a column.")
+    str | None, typer.Option(metavar="COLUMN", help="Column that says how often each row counts.")
 ]
+Size = Annotated[
+    int, typer.Option("--components", "-k", min=1, help="Number of components.", show_default=False)
+]
+Sizes = Annotated[
+    str,
+    typer.Option("--components", "-k", metavar="RANGE",
+                 help="Numbers of components, for example 1-10 or 2,4,8."),
+]  # fmt: skip
 Trainer = Annotated[
     Literal["em", "gradient"],
-    typer.Option(help="Expectation–maximisation, or gradient descent (Adam)."),
+    typer.Option(help="Expectation-maximisation, or gradient descent (Adam)."),
 ]
 Tol = Annotated[
     float | None,
-    typer.Option(help="Converged when the mean log-likelihood changes by less. (em: 0.001, "
-                 "gradient: 0.0001)"),
+    typer.Option(help="Change of the mean log-likelihood at which a fit has converged. "
+                 "(em: 0.001, gradient: 0.0001)"),
 ]  # fmt: skip
-MaxIter = Annotated[int | None, typer.Option(help="The most steps. (em: 100, gradient: 2000)")]
-RegCovar = Annotated[
-    float, typer.Option(help="Added to the variances, in the squared units of the data.")
+MaxIter = Annotated[
+    int | None, typer.Option(help="Maximum number of steps. (em: 100, gradient: 2000)")
 ]
-Seed = Annotated[int, typer.Option(help="For whatever is drawn at random.")]
-Starts = Annotated[int, typer.Option("--n-init", min=1, help="Starts; the likeliest is kept.")]
-Dtype = Annotated[Literal["float32", "float64"], typer.Option(help="The numbers to compute in.")]
+RegCovar = Annotated[
+    float, typer.Option(help="Number added to the variances, in squared units of the data.")
+]
+Seed = Annotated[int, typer.Option(help="Seed of all random numbers.")]
+Starts = Annotated[
+    int, typer.Option("--n-init", min=1, help="Number of starts; the best fit is kept.")
+]
+Dtype = Annotated[Literal["float32", "float64"], typer.Option(help="Precision of the fit.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+State = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="Save the state of the fit; the same command resumes it."),
+]
 Picture = Annotated[
     str | None,
-    typer.Option(metavar="FILE", help="Draw the result, as .png, .pdf, .svg or .jpg."),
+    typer.Option(metavar="FILE", help="Plot the result to a .png, .pdf, .svg or .jpg file."),
 ]
 ModelOut = Annotated[
     str | None,
-    typer.Option("--out", "-o", metavar="FILE", help="Write the model, as .safetensors."),
+    typer.Option("--out", "-o", metavar="FILE", help="Write the model to a .safetensors file."),
 ]
 RowsOut = Annotated[
     str | None,
     typer.Option("--out", "-o", metavar="FILE",
-                 help="Write to a .csv, .tsv, .parquet or .npy instead of printing CSV."),
+                 help="Write to a .csv, .tsv, .parquet or .npy file in place of printing CSV."),
 ]  # fmt: skip
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(show: bool) -> None:
+    if show:
         from importlib.metadata import version
 
         sys.stdout.write(f"gmmx {version('gmmx')}\n")
@@ -85,18 +103,21 @@ def about(
         bool,
         typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
     ] = False,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Do not use or fill the cache of compiled programs.")
+    ] = False,
 ) -> None:
-    """What stands before a command."""
+    """The options that come before a command."""
+    if no_cache:
+        os.environ["GMMX_CACHE"] = "0"
 
 
 @app.command()
 def fit(
     data: Data,
-    components: Annotated[
-        int, typer.Option("--components", "-k", min=1, help="How many.", show_default=False)
-    ],
+    components: Size,
     covariance: Annotated[
-        str, typer.Option(help="The structure: full, tied, diag, spherical, …")
+        str, typer.Option(help="Covariance structure: full, tied, diag, spherical, …")
     ] = "full",
     trainer: Trainer = "em",
     columns: Columns = None,
@@ -109,10 +130,7 @@ def fit(
     seed: Seed = 0,
     dtype: Dtype = "float32",
     out: ModelOut = None,
-    checkpoint: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="Keep the fit's state; the same command resumes it."),
-    ] = None,
+    checkpoint: State = None,
     plot: Picture = None,
     json: Json = False,
 ) -> None:
@@ -129,8 +147,6 @@ def fit(
     pictures = reports.plotting() if plot else None
     names, x, counts = _data(data, array, columns, weights)
     fit_key, start_key = jax.random.split(jax.random.key(seed))
-    x = jax.numpy.asarray(x, dtype)
-    # Refused by the library where there are fewer rows than components.
     start = gmmx.initialize(x, components, covariance, key=start_key, weights=counts)
     fitter: Any = _fitter(gmmx, trainer, tol, max_iter, reg_covar)
     if n_init > 1:
@@ -140,13 +156,11 @@ def fit(
         x, start, weights=counts, key=fit_key, progress=_has_progress(),
         checkpoint=None if checkpoint is None else gmmx.Checkpoint(checkpoint),
     )  # fmt: skip
-    if out is not None:
-        gmmx.save(out, result.gmm, feature_names=names)
-        _say(f"the model is in {out}")
+    _save(out, result.gmm, names)
     if plot and pictures is not None:
         reports.draw_fit(pictures, result.gmm, x, names, plot)
-        _say(f"the picture is in {plot}")
-    # The criteria count rows, and weights leave open how many those are.
+        _say(f"wrote the plot to {plot}")
+    # The criteria need the number of rows, which weights leave open.
     report = reports.of_fit(gmmx, result, None if weights else x, names, trainer)
     reports.show(report, json, reports.fit_text)
 
@@ -156,14 +170,14 @@ def predict(
     model: Model,
     data: Data,
     proba: Annotated[
-        bool, typer.Option("--proba", help="The probability of each component instead.")
+        bool, typer.Option("--proba", help="Give the probability of each component.")
     ] = False,
     columns: Columns = None,
     array: Array = None,
     out: RowsOut = None,
     json: Json = False,
 ) -> None:
-    """The most probable component of each row.
+    """Give the most probable component of each row.
 
     Example: gmmx predict model.safetensors measurements.csv --out labels.csv
     """
@@ -182,20 +196,20 @@ def score(
     model: Model,
     data: Data,
     per_row: Annotated[
-        bool, typer.Option("--per-row", help="The log-density of each row instead.")
+        bool, typer.Option("--per-row", help="Give the log-density of each row.")
     ] = False,
     columns: Columns = None,
     array: Array = None,
     out: RowsOut = None,
     json: Json = False,
 ) -> None:
-    """How well a model describes data: log-likelihood, AIC, BIC, ICL.
+    """Score a model on data: log-likelihood, AIC, BIC, ICL.
 
     Example: gmmx score model.safetensors new.csv
     """
     _check_rows(out, json)
     if out is not None and not per_row:
-        raise typer.BadParameter("it is for the rows of --per-row.", param_hint="--out")
+        raise typer.BadParameter("it can only be used with --per-row.", param_hint="--out")
     gmm, x = _model_and_data(model, data, columns, array)
     if per_row:
         _give_rows({"log_density": gmm.log_prob(x)}, out, json)
@@ -207,10 +221,10 @@ def score(
 @app.command()
 def sample(
     model: Model,
-    rows: Annotated[int, typer.Option("--rows", "-n", min=1, help="How many rows.")] = 100,
+    rows: Annotated[int, typer.Option("--rows", "-n", min=1, help="Number of rows.")] = 100,
     seed: Seed = 0,
     labels: Annotated[
-        bool, typer.Option("--labels", help="Add a column, component, that each row is from.")
+        bool, typer.Option("--labels", help="Add the component of each row, as a column.")
     ] = False,
     out: RowsOut = None,
     json: Json = False,
@@ -231,15 +245,13 @@ def sample(
 @app.command()
 def select(
     data: Data,
-    components: Annotated[
-        str, typer.Option("--components", "-k", metavar="RANGE", help="Such as 1-10, or 2,4,8.")
-    ] = "1-9",
+    components: Sizes = "1-9",
     covariance: Annotated[
-        str, typer.Option(metavar="A,B,…", help="The structures to try.")
+        str, typer.Option(metavar="A,B,…", help="Covariance structures to try.")
     ] = "full,tied,diag,spherical",
     criterion: Annotated[
         Literal["bic", "icl", "aic", "held_out"],
-        typer.Option(help="What to choose by; held_out is the likelihood of rows left out."),
+        typer.Option(help="Criterion to select by; held_out is the likelihood of held-out rows."),
     ] = "bic",
     trainer: Trainer = "em",
     columns: Columns = None,
@@ -255,7 +267,7 @@ def select(
     plot: Picture = None,
     json: Json = False,
 ) -> None:
-    """Choose the number of components and the structure.
+    """Select the number of components and the covariance structure.
 
     Example: gmmx select measurements.csv -k 1-10 --criterion bic --out best.safetensors
     """
@@ -267,7 +279,6 @@ def select(
     gmmx, jax = _library(dtype)
     pictures = reports.plotting() if plot else None
     names, x, counts = _data(data, array, columns, weights)
-    x = jax.numpy.asarray(x, dtype)
     selection = gmmx.select(
         x, sizes, _split(covariance), criterion=criterion, weights=counts,
         fitter=_fitter(gmmx, trainer, tol, max_iter, reg_covar), n_init=n_init,
@@ -276,21 +287,18 @@ def select(
         ),
     )  # fmt: skip
     if all(candidate.failed for candidate in selection.candidates):
-        _say("every fit failed, so none is best; raise --reg-covar, or take fewer components.")
+        _say("every fit failed. Raise --reg-covar, or take fewer components.")
         raise typer.Exit(1)
-    best = selection.best
-    if out is not None:
-        gmmx.save(out, best.gmm, feature_names=names)
-        _say(f"the best model is in {out}")
+    _save(out, selection.best.gmm, names)
     if plot and pictures is not None:
         reports.save_figure(pictures.selection(selection).figure, plot)
-        _say(f"the picture is in {plot}")
+        _say(f"wrote the plot to {plot}")
     reports.show(reports.of_selection(selection), json, lambda _: str(selection))
 
 
 @app.command()
 def info(model: Model, json: Json = False) -> None:
-    """What a model file holds.
+    """Show what a model file holds.
 
     Example: gmmx info model.safetensors
     """
@@ -307,18 +315,26 @@ def _say(message: str) -> None:
     sys.stderr.write(f"gmmx: {message}\n")
 
 
+def _save(out: str | None, gmm: "gmmx.GaussianMixture", names: list[str]) -> None:
+    """Write a model, if asked to."""
+    import gmmx
+
+    if out is not None:
+        gmmx.save(out, gmm, feature_names=names)
+        _say(f"wrote the model to {out}")
+
+
 def _check_rows(out: str | None, json: bool) -> None:
-    """Refuse, before any work is done, what rows could not be given to."""
+    """Check, before any work, that rows can be written to `out`."""
     from .tables import check_output
 
     check_output(out)
     if out is not None and json:
-        raise typer.BadParameter("it prints the rows that --out writes to a file: choose one.",
-                                 param_hint="--json")  # fmt: skip
+        raise typer.BadParameter("choose one of --json and --out.", param_hint="--json")
 
 
 def _give_rows(columns: dict[str, Any], out: str | None, json: bool) -> None:
-    """Print columns, as CSV or as JSON with a list for each, or write them to a file."""
+    """Write columns to a file, or print them as CSV or JSON."""
     from .tables import write
 
     if json:
@@ -328,33 +344,36 @@ def _give_rows(columns: dict[str, Any], out: str | None, json: bool) -> None:
 
 
 def _has_progress() -> bool:
-    """Whether somebody is watching, and the bar is installed."""
+    """Whether the standard error is a terminal, and tqdm is installed."""
     import importlib.util
 
     return sys.stderr.isatty() and importlib.util.find_spec("tqdm") is not None
 
 
 def _library(dtype: str) -> tuple[Any, Any]:
-    """gmmx and jax, set to compute in this dtype."""
+    """gmmx and jax, set to compute in this dtype and to keep compiled programs."""
+    # Some versions of JAX log false alarms when they load a program from the cache.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import jax
 
     jax.config.update("jax_enable_x64", dtype == "float64")
     import gmmx
 
+    gmmx.enable_compilation_cache()
     return gmmx, jax
 
 
 def _fitter(
     gmmx: Any, trainer: str, tol: float | None, max_iter: int | None, reg_covar: float
 ) -> Any:
-    """The trainer, with its own defaults for what was not given."""
+    """The trainer, with its own defaults for options that were not given."""
     given = {"tol": tol, "max_iter": max_iter, "reg_covar": reg_covar}
     settings = {name: value for name, value in given.items() if value is not None}
     return {"em": gmmx.EMFitter, "gradient": gmmx.GradientFitter}[trainer](**settings)
 
 
 def _range(text: str) -> list[int]:
-    """1-10, or 2,4,8, or both: 1-4,8."""
+    """Numbers from text: 1-10, or 2,4,8, or both, as 1-4,8."""
     sizes: list[int] = []
     try:
         for part in text.split(","):
@@ -363,7 +382,9 @@ def _range(text: str) -> list[int]:
     except ValueError:
         sizes = []
     if not sizes or min(sizes) < 1:
-        raise typer.BadParameter(f"{text!r}; 1-10 or 2,4,8 was wanted.", param_hint="--components")
+        raise typer.BadParameter(
+            f"{text!r}; expected for example 1-10 or 2,4,8.", param_hint="--components"
+        )
     return sizes
 
 
@@ -374,7 +395,7 @@ def _split(text: str | None) -> list[str] | None:
 def _data(
     source: str, array: str | None, columns: str | None, weights: str | None
 ) -> tuple[list[str], "np.ndarray", "np.ndarray | None"]:
-    """The features' names, the features and the weights."""
+    """The names of the features, the features and the weights."""
     from . import tables
 
     table = tables.read(source, array)
@@ -384,11 +405,9 @@ def _data(
 
 
 def _model(path: str) -> tuple["gmmx.GaussianMixture", dict[str, Any]]:
-    """The model and its header, in the dtype that it was written in."""
-    import jax
-
-    # Before anything is computed, so that a model of float64 is not rounded.
-    jax.config.update("jax_enable_x64", True)
+    """The model in its stored dtype, and the header."""
+    # So that a model in float64 is not rounded.
+    _library("float64")
     from gmmx import _io
 
     return _io.read(path)
@@ -401,7 +420,7 @@ def _names(gmm: "gmmx.GaussianMixture", header: dict[str, Any]) -> list[str]:
 def _model_and_data(
     model: str, data: str, columns: str | None, array: str | None
 ) -> tuple["gmmx.GaussianMixture", "np.ndarray"]:
-    """The model, and the columns that it was fitted to."""
+    """The model, and the columns of the data to use with it."""
     from . import tables
 
     gmm, header = _model(model)
@@ -413,16 +432,16 @@ def _model_and_data(
             names = fitted
         elif fitted is not None and table.named and fitted != [str(i) for i in range(len(fitted))]:
             raise ValueError(
-                f"the model was fitted to the columns {', '.join(fitted)}, and {data} has "
-                f"{', '.join(table.columns)}. Name those to use instead, in the model's order: "
-                "--columns"
+                f"the model was fitted to the columns {', '.join(fitted)}, and {data} has the "
+                f"columns {', '.join(table.columns)}. Name the ones to use, in the order of the "
+                "model: --columns"
             )
         else:
             names = table.columns
     x = table.numbers(names)
     if x.shape[1] != gmm.n_features:
         raise ValueError(
-            f"{data} has {x.shape[1]} columns, and the model is of {gmm.n_features} features. "
-            "Name those to use: --columns"
+            f"{data} has {x.shape[1]} columns, and the model has {gmm.n_features} features. "
+            "Name the columns to use: --columns"
         )
     return gmm, x

@@ -1,4 +1,4 @@
-"""Results as text for people, as JSON for programs, and as pictures."""
+"""Results as text, as JSON and as plots."""
 
 import importlib
 import json
@@ -7,12 +7,12 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-# Columns of a table of components; --json has them all.
+# Features in the table of components; --json has all of them.
 _MOST = 6
-# Features of a picture of pairs.
+# Features in a plot of pairs.
 _MOST_PAIRED = 5
 PICTURES = ".png, .pdf, .svg or .jpg"
-"""The endings of pictures' names"""
+"""Formats of plots"""
 
 
 def show(report: dict[str, Any], as_json: bool, text: Callable[[dict[str, Any]], str]) -> None:
@@ -22,7 +22,7 @@ def show(report: dict[str, Any], as_json: bool, text: Callable[[dict[str, Any]],
 
 
 def _plain(value: Any) -> Any:
-    """What JSON has: lists and numbers, with null for NaN and infinity."""
+    """The value in lists and numbers, with None for NaN and infinity: as JSON has it."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, dict):
@@ -33,21 +33,25 @@ def _plain(value: Any) -> Any:
 
 
 def of_model(gmm: Any, names: list[str]) -> dict[str, Any]:
-    """What a mixture consists of."""
+    """The parameters of a mixture."""
+    import jax
+
+    # One program in place of many small ones.
+    weights, covariances = jax.jit(lambda gmm: (gmm.weights, gmm.covariances))(gmm)
     return {
         "covariance_type": gmm.covariance_type,
         "n_components": gmm.n_components,
         "n_features": gmm.n_features,
         "n_parameters": gmm.n_parameters,
         "feature_names": names,
-        "weights": gmm.weights,
+        "weights": weights,
         "means": gmm.means,
-        "covariances": gmm.covariances,
+        "covariances": covariances,
     }
 
 
 def of_fit(gmmx: Any, result: Any, x: Any, names: list[str], trainer: str) -> dict[str, Any]:
-    """How a fit went and what came of it."""
+    """How a fit ended, and its mixture."""
     return {
         "trainer": trainer,
         "converged": bool(result.converged),
@@ -65,7 +69,7 @@ def criteria(gmm: Any, x: Any) -> dict[str, Any]:
 
 
 def of_selection(selection: Any) -> dict[str, Any]:
-    """The table, row by row, and the best of it."""
+    """The table row by row, and its best row."""
     table = selection.to_dict()
     rows = [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)]
     best = rows[selection.candidates.index(selection.best)]
@@ -95,7 +99,7 @@ def _components(report: dict[str, Any]) -> str:
         for row in [headings, *rows]
     ]
     if len(names) > _MOST:
-        lines.append(f"… and {len(names) - _MOST} more features; --json has all")
+        lines.append(f"… and {len(names) - _MOST} more features; --json shows all")
     return "\n".join(lines)
 
 
@@ -108,7 +112,7 @@ def _size(report: dict[str, Any]) -> str:
 
 
 def fit_text(report: dict[str, Any]) -> str:
-    """A fit in words."""
+    """A fit as text."""
     ended = "converged" if report["converged"] else "not converged"
     pairs = {
         "mixture": _size(report),
@@ -118,7 +122,7 @@ def fit_text(report: dict[str, Any]) -> str:
 
 
 def score_text(report: dict[str, Any]) -> str:
-    """A score in words."""
+    """A score as text."""
     return _pairs({"rows": str(report["n_samples"])} | _criteria(report))
 
 
@@ -130,7 +134,7 @@ def _criteria(report: dict[str, Any]) -> dict[str, str]:
 
 
 def info_text(report: dict[str, Any]) -> str:
-    """A model file in words."""
+    """A model file as text."""
     pairs = {
         "mixture": _size(report),
         "dtype": report["dtype"],
@@ -139,22 +143,22 @@ def info_text(report: dict[str, Any]) -> str:
     return f"{_pairs(pairs)}\n\n{_components(report)}"
 
 
-# Pictures
+# Plots
 
 
 def plotting() -> Any:
-    """What draws, or an error before any work is done."""
+    """`gmmx.plot`, or an error if it cannot be used."""
     try:
         import matplotlib
     except ImportError as error:
         raise ValueError('--plot needs matplotlib: pip install "gmmx[plot]"') from error
-    # Without a window, whatever the system has.
+    # This backend needs no display.
     matplotlib.use("Agg")
     return importlib.import_module("gmmx.plot")
 
 
 def draw_fit(plot: Any, gmm: Any, x: Any, names: list[str], path: str) -> None:
-    """The components over the data; of many features the first five, pair by pair."""
+    """Plot the components over the data; of more than two features the first five in pairs."""
     if gmm.n_features == 1:
         figure = plot.histogram(gmm, x, feature_names=names).figure
     elif gmm.n_features == 2:
@@ -166,5 +170,5 @@ def draw_fit(plot: Any, gmm: Any, x: Any, names: list[str], path: str) -> None:
 
 
 def save_figure(figure: Any, path: str) -> None:
-    """Write a picture, in the format of the name's ending."""
+    """Write a plot, in the format that the name ends in."""
     figure.savefig(path, dpi=150, bbox_inches="tight")

@@ -1,4 +1,4 @@
-"""Columns of numbers in files: read with the mistakes named, written by the name's ending."""
+"""Reading and writing columns of numbers, in the format that the name of the file ends in."""
 
 import dataclasses
 import io
@@ -13,13 +13,13 @@ import polars as pl
 
 _READ = ".csv, .tsv, .txt, .parquet, .npy or .npz"
 _WRITTEN = ".csv, .tsv, .parquet or .npy"
-# Beside an empty cell; "nan" in any writing is read as a number.
+# Missing values, in addition to empty cells; Polars reads "nan" as a number.
 _MISSING = ["NA", "N/A", "null", "NULL", "None"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Named columns; an array without names has 0, 1, 2, …"""
+    """Named columns; those of an array have the names 0, 1, 2, …"""
 
     source: str
     frame: pl.DataFrame
@@ -27,13 +27,13 @@ class Table:
 
     @property
     def columns(self) -> list[str]:
-        """The columns' names"""
+        """The names of the columns"""
         return self.frame.columns
 
     def numbers(self, names: list[str]) -> np.ndarray:
-        """The columns of these names, `(n, d)` in float64.
+        """The columns with these names, `(n, d)` in float64.
 
-        **Raises:** `ValueError` for a column that is missing, holds text or has gaps.
+        **Raises:** `ValueError` if a column does not exist, or has text or missing values.
         """
         absent = [name for name in names if name not in self.columns]
         if absent:
@@ -41,7 +41,7 @@ class Table:
                 f"{self.source} has no column {_listed(absent)}. It has {_listed(self.columns)}."
             )
         if not names:
-            raise ValueError(f"{self.source}: no columns are left.")
+            raise ValueError(f"{self.source}: expected at least one column of features.")
         twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
         if twice:
             raise ValueError(f"column {_listed(twice)} is named more than once.")
@@ -51,10 +51,10 @@ class Table:
         text = [name for name, column in columns.items() if column is None]
         if text:
             others = [name for name in names if name not in text]
-            fix = f" Take the others: --columns {','.join(others)}" if others else ""
+            fix = f" Use the other columns: --columns {','.join(others)}" if others else ""
             raise ValueError(
-                f"{self.source}: column {_listed(text)} holds {_example(self.frame[text[0]])}, "
-                f"which is no number.{fix}"
+                f"{self.source}: column {_listed(text)} holds {_example(self.frame[text[0]])}; "
+                f"expected numbers.{fix}"
             )
         for name, column in columns.items():
             self._check_gaps(name, column)
@@ -66,12 +66,12 @@ class Table:
             first = int(gaps.arg_max()) + 1
             raise ValueError(
                 f"{self.source}: column {name!r} is empty, NaN or infinite in {gaps.sum()} of "
-                f"{len(gaps)} rows, the first row {first}. Drop those rows or fill them in first."
+                f"{len(gaps)} rows, first in row {first}. Drop these rows, or fill in the values."
             )
 
 
 def _numeric(column: pl.Series) -> pl.Series | None:
-    """The column in float64, or None where it does not hold numbers."""
+    """The column in float64, or None if it does not hold numbers."""
     if column.dtype == pl.String:
         column = column.str.strip_chars()
     elif not (column.dtype.is_numeric() or column.dtype in (pl.Boolean, pl.Null)):
@@ -83,7 +83,7 @@ def _numeric(column: pl.Series) -> pl.Series | None:
 
 
 def _example(column: pl.Series) -> str:
-    """The first value that is no number, and where."""
+    """The first value that is not a number, and its row."""
     if column.dtype != pl.String:
         return f"values of type {column.dtype}"
     bad = column.str.strip_chars().cast(pl.Float64, strict=False).is_null() & column.is_not_null()
@@ -100,20 +100,20 @@ def _listed(names: list[str], most: int = 12) -> str:
 
 
 def read(source: str, array: str | None = None) -> Table:
-    """The table in a file, by the ending of its name; `-` is CSV from the standard input.
+    """The table in a file; `-` is CSV from the standard input.
 
     **Arguments:**
 
-    - `array`: which one of an .npz.
+    - `array`: which array of an .npz file.
     """
     if source == "-":
         return _named("the standard input", _csv("the standard input", sys.stdin.buffer.read()))
     path = Path(source)
     if path.is_dir():
-        raise ValueError(f"{source} is a folder; name a file in it.")
+        raise ValueError(f"{source} is a folder; expected a file.")
     if not path.exists():
         raise ValueError(f"there is no file {source}.")
-    # Of .csv.gz the inner ending; Polars sees by itself that it is compressed.
+    # For .csv.gz the inner suffix; Polars recognises compression by itself.
     suffix = Path(path.stem).suffix if path.suffix in (".gz", ".zst") else path.suffix
     match suffix.lower():
         case ".csv" | ".txt":
@@ -124,7 +124,7 @@ def read(source: str, array: str | None = None) -> Table:
             return _named(source, _parquet(path))
         case ".npy" | ".npz":
             return _unnamed(source, _numpy(path, array))
-    raise ValueError(f"{source} ends in {path.suffix!r}; {_READ} was wanted. Convert it first.")
+    raise ValueError(f"{source} ends in {path.suffix!r}; expected {_READ}. Convert it first.")
 
 
 def _named(source: str, frame: pl.DataFrame) -> Table:
@@ -140,17 +140,17 @@ def _csv(source: str, content: bytes, separator: str = ",") -> pl.DataFrame:
         raise ValueError(f"{source} is empty.") from error
     except pl.exceptions.PolarsError as error:
         raise ValueError(f"{source} cannot be read as CSV: {_reason(error)}") from error
-    # Spaces after the commas are nobody's intention.
+    # Spaces after the commas are not a part of the names.
     frame = frame.rename({name: name.strip() for name in frame.columns})
     if frame.width == 1 and ";" in frame.columns[0]:
         raise ValueError(
-            f"the fields of {source} seem to be parted by semicolons; commas were wanted, or tabs "
-            "in a .tsv. Convert it first, decimal commas to points as well."
+            f"the fields of {source} seem to be separated by semicolons; expected commas, or tabs "
+            "in a .tsv file. Convert it first, also decimal commas to points."
         )
     if frame.columns and all(_is_number(name) for name in frame.columns):
         raise ValueError(
-            f"{source} begins with a row of numbers; a first row of column names was wanted. Put "
-            "one there, or save the numbers as .npy."
+            f"the first row of {source} holds numbers; expected names of columns. Add a row of "
+            "names, or save the numbers as .npy."
         )
     return frame
 
@@ -158,7 +158,7 @@ def _csv(source: str, content: bytes, separator: str = ",") -> pl.DataFrame:
 def _reason(error: Exception) -> str:
     text = str(error).split("\n")[0]
     if "more fields" in text:
-        return "a row has more fields than the first one."
+        return "a row has more fields than the first row."
     return text
 
 
@@ -188,10 +188,10 @@ def _numpy(path: Path, name: str | None) -> np.ndarray:
                 name = names[0]
             if name in names:
                 return loaded[name]
-    # Of damaged files NumPy lets through whatever its parsers of text and archives raise.
+    # For a damaged file NumPy raises whatever its parsers of text and archives do.
     except Exception as error:
         raise ValueError(
-            f"{path} is damaged, or holds other things than arrays of numbers. Write it anew with "
+            f"{path} is damaged, or does not hold arrays of numbers. Write it again with "
             "numpy.save."
         ) from error
     raise ValueError(f"{path} holds the arrays {_listed(names)}. Choose one: --array NAME")
@@ -202,8 +202,8 @@ def _unnamed(source: str, array: np.ndarray) -> Table:
         array = array[:, None]
     if array.ndim != 2 or array.dtype.kind not in "fiub":
         raise ValueError(
-            f"{source} holds an array of shape {array.shape} and dtype {array.dtype}; rows of "
-            "real numbers were wanted, shape (n, d)."
+            f"{source} holds an array of shape {array.shape} and dtype {array.dtype}; expected "
+            "real numbers of shape (n, d)."
         )
     columns = {str(i): array[:, i].astype(float) for i in range(array.shape[1])}
     return Table(source, pl.DataFrame(columns), named=False)
@@ -213,25 +213,25 @@ def _unnamed(source: str, array: np.ndarray) -> Table:
 
 
 def check_output(path: str | None, endings: str = _WRITTEN, option: str = "--out") -> None:
-    """Refuse, before any work is done, a name that could not be written."""
+    """Check, before any work, that a file of this name can be written."""
     if path is None:
         return
     if Path(path).suffix.lower() not in endings.replace(" or", ",").split(", "):
-        raise ValueError(f"{option} {path}: a name ending in {endings} was wanted.")
+        raise ValueError(f"{option} {path}: expected a name that ends in {endings}.")
     check_place(path)
 
 
 def check_place(path: str | None) -> None:
-    """Refuse a name under which no file can be written."""
+    """Check that a file can be written at this path."""
     if path is None:
         return
     folder = Path(path).resolve().parent
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder} for {path}.")
     if Path(path).is_dir():
-        raise ValueError(f"{path} is a folder; name a file in it.")
+        raise ValueError(f"{path} is a folder; expected a file.")
     if not os.access(folder, os.W_OK):
-        raise ValueError(f"the folder {folder} cannot be written to, and so not {path}.")
+        raise ValueError(f"cannot write {path}: the folder {folder} is read-only.")
 
 
 def write(columns: Mapping[str, Any], path: str | None) -> None:

@@ -7,31 +7,33 @@ from jax.core import Tracer
 
 
 def split(indices: Any, n_features: int) -> tuple[np.ndarray, np.ndarray]:
-    """The features named, in the caller's order, and the others in theirs.
+    """The named features, in the caller's order, and the others in theirs.
 
-    Which features there are sets shapes, so they have to be known outside of any trace.
+    They set shapes, so they have to be known outside of any trace.
 
     **Arguments:**
 
     - `indices`: integers, negative ones counted from the end, or a boolean mask `(d,)`.
+
+    **Raises:** `ValueError` where a feature does not exist or is named twice.
     """
     if isinstance(indices, Tracer):
         raise ValueError(
-            "indices is traced, but shapes depend on it. Give it as a list, a tuple or a NumPy "
-            "array that is no argument of the transformed function."
+            "indices is traced, but shapes depend on it. Pass a list, a tuple or a NumPy array "
+            "that is not an argument of the transformed function."
         )
     named = np.asarray(indices)
     if named.dtype == bool:
         if named.shape != (n_features,):
             raise ValueError(
-                f"indices is a mask of shape {named.shape}; one entry a feature was wanted, "
-                f"({n_features},)."
+                f"indices is a mask of shape {named.shape}; expected ({n_features},), one entry a "
+                "feature."
             )
         named = np.flatnonzero(named)
     if named.ndim != 1 or named.size == 0 or not np.issubdtype(named.dtype, np.integer):
         raise ValueError(
-            f"indices={indices!r}; a list of one or more feature numbers was wanted, such as [0] "
-            "or [0, 2], or a boolean mask."
+            f"indices={indices!r}; expected a list of one or more feature numbers, such as [0] or "
+            "[0, 2], or a boolean mask."
         )
     outside = named[(named < -n_features) | (named >= n_features)]
     if outside.size:
@@ -42,7 +44,7 @@ def split(indices: Any, n_features: int) -> tuple[np.ndarray, np.ndarray]:
     named = named.astype(int) % n_features
     if np.unique(named).size < named.size:
         raise ValueError(
-            f"indices={indices!r} names a feature twice; each can be taken once. To repeat "
-            "features, use affine with noise added by convolve."
+            f"indices={indices!r} names a feature twice. To repeat features, use affine with "
+            "noise added by convolve."
         )
     return named, np.setdiff1d(np.arange(n_features), named)

@@ -1,7 +1,7 @@
 """Fewer components: moment-matched merges of two, or of all (Runnalls 2007)."""
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 import equinox as eqx
 import jax
@@ -9,37 +9,42 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .. import _checks
-from .._covariance import structure_named
-from .._linalg import inverse_lower, safe_sqrt
+from .._components import AbstractComponents, Components
+from .._covariance.base import exact
+from .._linalg import einsum, inverse_lower, safe_sqrt
 from .._orthogonal import lower_root
-
-if TYPE_CHECKING:
-    from .._mixture import GaussianMixture
 
 
 class _Parts(eqx.Module):
-    """Components by weight, mean and covariance root, or one of them."""
+    """Weights, means and covariance roots of components, or of one."""
 
     weights: Float[Array, "*k"]
     means: Float[Array, "*k d"]
     roots: Float[Array, "*k d d"]
 
+    @classmethod
+    def of(cls, gmm: AbstractComponents) -> Self:
+        """The components of a mixture."""
+        roots = jnp.broadcast_to(
+            inverse_lower(gmm.distinct_factors()), (*gmm.means.shape, gmm.n_features)
+        )
+        return cls(gmm.weights, gmm.means, roots)
+
 
 @jax.jit
-def collapse(gmm: "GaussianMixture") -> "GaussianMixture":
+def collapse(gmm: Components) -> Components:
     """One Gaussian of the mixture's mean and covariance."""
-    (k, d), scale = gmm.means.shape, safe_sqrt(gmm.weights)
-    roots = inverse_lower(gmm.structure.factors(k, d)) * scale[:, None, None]
-    centre = gmm.mean()
-    apart = (gmm.means - centre).T * scale
-    rows = jnp.concatenate([jnp.moveaxis(roots, 0, 1).reshape(d, k * d), apart], axis=1)
-    factor = inverse_lower(lower_root(rows))[None]
-    structure = structure_named("full").from_precisions_cholesky(factor.mT)
-    return type(gmm)(jnp.zeros(1, gmm.dtype), centre[None], structure)
+    parts, (k, d) = _Parts.of(gmm), gmm.means.shape
+    scale = safe_sqrt(parts.weights)
+    roots = jnp.moveaxis(parts.roots * scale[:, None, None], 0, 1).reshape(d, k * d)
+    centre = einsum("k,kd->d", parts.weights, parts.means)
+    apart = (parts.means - centre).T * scale
+    factor = inverse_lower(lower_root(jnp.concatenate([roots, apart], axis=1)))
+    return type(gmm)(jnp.zeros(1, gmm.dtype), centre[None], exact(factor[None], 1))
 
 
-def reduce(gmm: "GaussianMixture", n_components: Any) -> "GaussianMixture":
-    """The mixture with components merged, two by two, until so many are left."""
+def reduce(gmm: Components, n_components: Any) -> Components:
+    """The mixture with components merged, two by two, down to this number."""
     n_components = _checks.check_count(n_components, "n_components")
     k = gmm.n_components
     if n_components > k:
@@ -50,9 +55,8 @@ def reduce(gmm: "GaussianMixture", n_components: Any) -> "GaussianMixture":
 
 
 @partial(jax.jit, static_argnames="n_components")
-def _reduce(gmm: "GaussianMixture", n_components: int) -> "GaussianMixture":
-    k, d = gmm.means.shape
-    parts = _Parts(gmm.weights, gmm.means, inverse_lower(gmm.structure.factors(k, d)))
+def _reduce(gmm: Components, n_components: int) -> Components:
+    k, parts = gmm.n_components, _Parts.of(gmm)
     costs = jax.lax.map(lambda part: _costs(part, parts), parts)
     pairs = jnp.arange(k)[:, None] < jnp.arange(k)
 
@@ -70,15 +74,13 @@ def _reduce(gmm: "GaussianMixture", n_components: int) -> "GaussianMixture":
     parts, alive, _ = jax.lax.fori_loop(0, k - n_components, merge_cheapest, start)
     left = jnp.argsort(~alive, stable=True)[:n_components]
     parts = jax.tree.map(lambda leaf: leaf[left], parts)
-    factors = inverse_lower(parts.roots)
-    structure = structure_named("full").from_precisions_cholesky(factors.mT)
     some = parts.weights > 0
     logits = jnp.where(some, jnp.log(jnp.where(some, parts.weights, 1)), -jnp.inf)
-    return type(gmm)(logits, parts.means, structure)
+    return type(gmm)(logits, parts.means, exact(inverse_lower(parts.roots), n_components))
 
 
 def _merge(one: _Parts, other: _Parts) -> _Parts:
-    """The two components as one of the same mean and covariance."""
+    """One component with the mean and the covariance of the two."""
     total = one.weights + other.weights
     share = jnp.where(total > 0, one.weights / jnp.where(total > 0, total, 1), 0.5)
     apart = other.means - one.means
@@ -94,7 +96,7 @@ def _merge(one: _Parts, other: _Parts) -> _Parts:
 def _costs(one: _Parts, others: _Parts) -> Float[Array, " k"]:
     """B = ½[(w_i + w_j) log|P_ij| − w_i log|P_i| − w_j log|P_j|] for each j.
 
-    It bounds the Kullback-Leibler divergence of the merged mixture from the one before.
+    It bounds the Kullback-Leibler divergence of the merged mixture from the unmerged one.
     """
 
     def weighted(part: _Parts) -> Array:

@@ -1,43 +1,45 @@
-"""What a covariance structure answers; everything else in the library asks only this."""
+"""What a covariance structure is: three methods, and what follows from them."""
 
 import abc
 from typing import ClassVar, Self
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float
 
 from .._checks import check_positive, check_symmetric
-from .._linalg import damp, einsum, inverse_lower, reverse_root
+from .._linalg import damp, inverse_lower, inverse_root, product, reverse_root
 from .._noise import noisy_root
 from .._orthogonal import condition_factor, lower_factor
 
 _registry: "dict[str, type[AbstractCovariance]]" = {}
 
+Factors = Float[Array, "j d d"] | Float[Array, "j d"]
+"""W, lower triangular, or its diagonal where it is one; j is K, or one if components share it"""
+
 
 class AbstractCovariance(eqx.Module):
-    """The covariances of all K components at once, held as the Cholesky factor of the precision.
+    """The covariances of all K components, by the Cholesky factors W of their precisions.
 
     With Λ_k = W_kᵀW_k and W_k lower triangular, a component's density needs matrix products only:
-    y = W_k(x − μ_k) and log|W_k|. The leaves are W with its diagonal in logs, so that any real
-    values are a valid structure.
+    y = W_k(x − μ_k) and log|W_k|. The leaves are unconstrained: a structure holds logarithms of
+    what has to be positive, so that any real values are valid.
 
-    A subclass names itself in `covariance_type` and is then found under that name by
-    `GaussianMixture.create`, `from_parameters`, `initialize` and the rest. Its methods come in
-    four groups: parameters, the density as it is defined (whitened), the density as a product of
-    features and coefficients (packed), and the M-step.
-
-    The moments that a structure sees stand in the frame of the model that took them, that is,
-    in y rather than in x: there they are of order one whatever the units of the data.
+    A subclass sets `covariance_type` and is then known under that name everywhere. It answers
+    three questions, `factors`, `fitted` and `n_parameters`; the class variables say what kind of
+    factors it has. All else follows, and may be overridden where a structure knows better.
     """
 
     covariance_type: ClassVar[str]
-    closed_under_linear_maps: ClassVar[bool]
-    """Whether the covariances of Ax are of the same structure for any A"""
-    separable: ClassVar[bool] = True
-    """Whether each component has leaves of its own, along their first axis"""
+    axis_aligned: ClassVar[bool] = False
+    """Whether the factors are diagonal; they are then held as vectors"""
+    isotropic: ClassVar[bool] = False
+    """Whether a component has one variance for all features; implies `axis_aligned`"""
+    shared: ClassVar[bool] = False
+    """Whether all components have the same covariance"""
+    closed_under_scaling: ClassVar[bool] = False
+    """Whether the structure survives a change of the units of single features"""
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -45,105 +47,140 @@ class AbstractCovariance(eqx.Module):
         if name is not None:
             _registry[name] = cls
 
-    # Parameters
+    @abc.abstractmethod
+    def factors(self, n_components: int, n_features: int) -> Factors:
+        """W: `(j, d, d)`, or `(j, d)` if axis-aligned."""
 
     @classmethod
     @abc.abstractmethod
+    def fitted(cls, weight: Float[Array, " j"], factors: Factors, scatter: Factors) -> Self:
+        """The structure of greatest likelihood given a scatter: the M-step.
+
+        **Arguments:**
+
+        - `weight`: n_j, the total responsibility of each component, or of all of them if shared.
+        - `factors`: W_j, the frame in which the scatter is given.
+        - `scatter`: Σ_i z_ij y_i y_iᵀ with y = W_j(x − μ_j), or its diagonal if axis-aligned.
+
+        **Returns:** the structure whose covariances fit W_j⁻¹(scatter_j / n_j)W_j⁻ᵀ best; NaN
+        where a variance is not positive.
+        """
+
+    @classmethod
+    @abc.abstractmethod
+    def n_parameters(cls, n_components: int, n_features: int) -> int:
+        """The number of free covariance parameters."""
+
+    # Parameters, in the shapes that users see
+
+    @classmethod
+    def natural_shape(cls, n_components: int, n_features: int) -> tuple[int, ...]:
+        """The shape of covariances: `(k, d, d)`, `(k, d)` if axis-aligned, `(k,)` if isotropic.
+
+        Without the axis of components if shared.
+        """
+        own = 0 if cls.isotropic else 1 if cls.axis_aligned else 2
+        return (() if cls.shared else (n_components,)) + (n_features,) * own
+
+    @classmethod
+    def from_factors(cls, factors: Factors) -> Self:
+        """The structure of these factors, or the one that fits their covariances best."""
+        if cls.axis_aligned:
+            unit = jnp.ones_like(factors)
+        else:
+            identity = jnp.eye(factors.shape[-1], dtype=factors.dtype)
+            unit = jnp.broadcast_to(identity, factors.shape)
+        return cls.fitted(jnp.ones_like(factors, shape=factors.shape[:1]), factors, unit)
+
+    @classmethod
     def from_covariances(cls, covariances: Array) -> Self:
-        """The structure with these covariances, in the structure's natural shape."""
+        """The structure of covariances in their natural shape.
+
+        **Raises:** `ValueError` where one is not symmetric positive definite.
+        """
+        if cls.axis_aligned:
+            check_positive(covariances, n_own=0 if cls.isotropic else 1)
+            return cls.from_factors(1 / jnp.sqrt(cls._as_factors(covariances)))
+        check_symmetric(covariances)
+        factors = inverse_root(covariances)
+        check_positive(jnp.diagonal(factors, axis1=-2, axis2=-1), n_own=1)
+        return cls.from_factors(cls._as_factors(factors))
 
     @classmethod
     def from_precisions(cls, precisions: Array) -> Self:
-        """The structure with these precisions, in the structure's natural shape.
-
-        As it stands here for matrices; a structure of variances has its own.
-        """
+        """The structure of precisions in their natural shape."""
+        if cls.axis_aligned:
+            return cls.from_covariances(1 / precisions)
         # A matrix that was inverted is symmetric only as far as its condition lets it.
         check_symmetric(precisions, rtol=1e-5)
-        factor = reverse_root((precisions + precisions.mT) / 2)
-        check_positive(jnp.diagonal(factor, axis1=-2, axis2=-1), n_own=1)
-        return cls.from_precisions_cholesky(factor.mT)
+        factors = reverse_root((precisions + precisions.mT) / 2)
+        check_positive(jnp.diagonal(factors, axis1=-2, axis2=-1), n_own=1)
+        return cls.from_factors(cls._as_factors(factors))
 
     @classmethod
-    @abc.abstractmethod
     def from_precisions_cholesky(cls, precisions_cholesky: Array) -> Self:
-        """The structure with these factors, in scikit-learn's shapes (upper: Λ = UUᵀ)."""
+        """The structure of scikit-learn's factors, upper triangular with Λ = UUᵀ."""
+        factors = cls._as_factors(precisions_cholesky)
+        return cls.from_factors(factors if cls.axis_aligned else factors.mT)
 
     @classmethod
-    @abc.abstractmethod
     def from_scale(cls, scale: Float[Array, " d"], n_components: int) -> Self:
-        """The structure whose components all have these standard deviations and no correlation."""
+        """The structure whose components all have these standard deviations, uncorrelated."""
+        diagonal = jnp.tile(1 / scale, (1 if cls.shared else n_components, 1))
+        if cls.axis_aligned:
+            return cls.from_factors(diagonal)
+        return cls.from_factors(diagonal[:, :, None] * jnp.eye(scale.size, dtype=scale.dtype))
+
+    def covariances(self, n_components: int, n_features: int) -> Array:
+        """Σ in the natural shape."""
+        factors = self.factors(n_components, n_features)
+        if self.axis_aligned:
+            return self._natural(factors**-2)
+        root = inverse_lower(factors)
+        return self._natural(product(root, root.mT))
+
+    def precisions(self, n_components: int, n_features: int) -> Array:
+        """Λ in the natural shape."""
+        factors = self.factors(n_components, n_features)
+        return self._natural(factors**2 if self.axis_aligned else product(factors.mT, factors))
+
+    def precisions_cholesky(self, n_components: int, n_features: int) -> Array:
+        """scikit-learn's factors, upper triangular with Λ = UUᵀ, in the natural shape."""
+        factors = self.factors(n_components, n_features)
+        return self._natural(factors if self.axis_aligned else factors.mT)
 
     @classmethod
-    @abc.abstractmethod
-    def natural_shape(cls, n_components: int, n_features: int) -> tuple[int, ...]:
-        """The shape of `covariances`."""
+    def _as_factors(cls, natural: Array) -> Factors:
+        natural = natural[..., None] if cls.isotropic else natural
+        return natural[None] if cls.shared else natural
 
-    @property
-    @abc.abstractmethod
-    def covariances(self) -> Array:
-        """Covariances in the natural shape."""
+    @classmethod
+    def _natural(cls, factors: Factors) -> Array:
+        factors = factors[..., 0] if cls.isotropic else factors
+        return factors[0] if cls.shared else factors
 
-    @property
-    @abc.abstractmethod
-    def precisions(self) -> Array:
-        """Precisions in the natural shape."""
+    # The algebra. Results are exact: tied, full or diagonal covariances, unless a structure that
+    # is preserved by an operation says so by a method of its own.
 
-    @property
-    @abc.abstractmethod
-    def precisions_cholesky(self) -> Array:
-        """Factors of the precisions in scikit-learn's shapes (upper: Λ = UUᵀ)."""
-
-    @abc.abstractmethod
-    def n_parameters(self, n_components: int, n_features: int) -> int:
-        """The number of free covariance parameters."""
-
-    @abc.abstractmethod
-    def rescale(self, scale: Float[Array, " d"]) -> Self:
-        """The covariances of x·scale, feature by feature."""
-
-    @abc.abstractmethod
-    def usable_scale(self, scale: Float[Array, " d"]) -> Float[Array, " d"]:
-        """The scale nearest to this one under which `rescale` stays in the structure."""
-
-    @abc.abstractmethod
-    def factors(self, n_components: int, n_features: int) -> Float[Array, "k d d"]:
-        """The dense lower factors W_k."""
-
-    @abc.abstractmethod
-    def in_frame(self, root: Float[Array, "d d"]) -> Self:
-        """The covariances of z where x = Lz, L lower triangular: W becomes WL.
-
-        Asked only of a structure that is closed under linear maps.
-        """
-
-    def take(self, components: Int[Array, " m"]) -> Self:
-        """The covariances of these components; the last one's in place of those beyond it.
-
-        Asked only of a structure that is separable.
-        """
-        return jax.tree.map(lambda leaf: jnp.take(leaf, components, axis=0, mode="clip"), self)
-
-    # The algebra. What is here is right for any structure and gives dense covariances; a
-    # structure that is preserved by an operation says so by a method of its own.
-
-    def distinct_factors(self, n_components: int, n_features: int) -> Float[Array, "j d d"]:
-        """The dense lower factors W, once where the components share one: j is K or one."""
-        return self.factors(n_components, n_features)
-
-    def with_distinct_factors(self, factors: Float[Array, "j d d"]) -> "AbstractCovariance":
-        """The structure of these factors, made of `distinct_factors` by one and the same map."""
-        return structure_named("full").from_precisions_cholesky(factors.mT)
+    def dense_factors(self, n_components: int, n_features: int) -> Float[Array, "j d d"]:
+        """The factors as matrices, once where components share one."""
+        factors = self.factors(n_components, n_features)
+        if self.axis_aligned:
+            return factors[:, :, None] * jnp.eye(n_features, dtype=factors.dtype)
+        return factors
 
     def marginal(
         self, indices: np.ndarray, n_components: int, n_features: int
     ) -> "AbstractCovariance":
         """The covariances of these features, in this order."""
+        factors = self.factors(n_components, n_features)
+        if self.axis_aligned:
+            return exact(factors[:, indices], n_components)
         rest = np.setdiff1d(np.arange(n_features), indices)
-        factors = self.distinct_factors(n_components, n_features)
         factors = factors[:, :, np.concatenate([indices, rest])]
         # With these features first, their factor is the leading block of the triangle.
-        return self.with_distinct_factors(lower_factor(factors)[:, : indices.size, : indices.size])
+        leading = lower_factor(factors)[:, : indices.size, : indices.size]
+        return exact(leading, n_components)
 
     def conditional(
         self, given: np.ndarray, rest: np.ndarray, n_components: int, n_features: int
@@ -152,147 +189,51 @@ class AbstractCovariance(eqx.Module):
 
         The others' means are μ_u + G(x_o − μ_o), with the gains G = Σ_uoΣ_oo⁻¹.
         """
-        factors = self.distinct_factors(n_components, n_features)
+        factors = self.factors(n_components, n_features)
+        if self.axis_aligned:
+            # Features are independent within a component.
+            parts = (self.marginal(part, n_components, n_features) for part in (given, rest))
+            gains = jnp.zeros((n_components, rest.size, given.size), factors.dtype)
+            return (*parts, gains)
         factors = factors[:, :, np.concatenate([given, rest])]
         marginal, conditional, gains = condition_factor(factors, given.size)
         gains = jnp.broadcast_to(gains, (n_components, *gains.shape[1:]))
-        marginal, conditional = map(self.with_distinct_factors, (marginal, conditional))
-        return marginal, conditional, gains
+        return exact(marginal, n_components), exact(conditional, n_components), gains
 
     def convolve(
         self, noise: Float[Array, "*m"], n_components: int, n_features: int
     ) -> "AbstractCovariance":
         """The covariances Σ_k + C, C being σ² `()`, variances `(d,)` or a matrix `(d, d)`."""
-        roots = inverse_lower(self.distinct_factors(n_components, n_features))
-        return self.with_distinct_factors(inverse_lower(noisy_root(roots, noise)))
-
-    # The density, whitened
-
-    @abc.abstractmethod
-    def whiten(self, x: Float[Array, "n d"], means: Float[Array, "k d"]) -> Float[Array, "k d n"]:
-        """y = W_k(x − μ_k), subtracted first: as accurate as the data are."""
-
-    def whiten_centred(
-        self, x: Float[Array, "n d"], means: Float[Array, "k d"]
-    ) -> Float[Array, "k d n"]:
-        """y as well, for x that lie about the origin: W_kx may be one product for all components.
-
-        Asked only where √`cancellation` is small against 1/ε.
-        """
-        return self.whiten(x, means)
-
-    def distances_centred(
-        self, x: Float[Array, "n d"], means: Float[Array, "k d"]
-    ) -> Float[Array, "n k"]:
-        """‖y‖² with y = `whiten_centred(x, means)`."""
-        return jnp.sum(self.whiten_centred(x, means) ** 2, axis=1).T
+        factors = self.factors(n_components, n_features)
+        if self.axis_aligned and noise.ndim < 2:
+            return exact(factors / jnp.sqrt(1 + noise * factors**2), n_components)
+        roots = inverse_lower(self.dense_factors(n_components, n_features))
+        return exact(inverse_lower(noisy_root(roots, noise)), n_components)
 
     def damp(
         self, y: Float[Array, "k d n"], variance: Float[Array, "*n"]
     ) -> tuple[Float[Array, "k d n"], Float[Array, "k #n"]]:
         """(I + s_iW_kW_kᵀ)⁻¹y_i and ½ log|I + s_iW_kW_kᵀ|, for one s or one a sample.
 
-        It is what noise of variance s in each feature of x makes of a density:
+        This is what noise of variance s in each feature of x makes of a density:
         (Σ_k + sI)⁻¹(x − μ_k) = W_kᵀ(I + sW_kW_kᵀ)⁻¹y.
         """
-        return damp(self.factors(*y.shape[:2]), y, variance)
+        factors = self.factors(*y.shape[:2])
+        if not self.axis_aligned:
+            return damp(factors, y, variance)
+        ratio = factors[:, :, None] ** 2 * variance
+        half_log_det = jnp.sum(jnp.log1p(ratio), axis=1) / 2
+        return y / (1 + ratio), jnp.broadcast_to(half_log_det, (y.shape[0], ratio.shape[2]))
 
-    @abc.abstractmethod
-    def half_log_det(self, n_features: int) -> Float[Array, " *k"]:
-        """log|W_k| = ½ log|Λ_k|."""
 
-    @abc.abstractmethod
-    def precision_trace(self, n_features: int) -> Float[Array, " *k"]:
-        """tr Λ_k, what `reg_covar` penalises."""
-
-    @abc.abstractmethod
-    def scatter(self, y: Float[Array, "k d n"], responsibilities: Float[Array, "k n"]) -> Array:
-        """Σ_i z_ik yyᵀ, or as much of it as the M-step needs."""
-
-    def centred_sums(
-        self,
-        y: Float[Array, "k d n"],
-        responsibilities: Float[Array, "k n"],
-        x: Float[Array, "n d"],
-    ) -> PyTree:
-        """What `centred_moments` takes, additive over rows; y = `whiten_centred(x, means)`."""
-        weight = jnp.sum(responsibilities, axis=1)
-        raw = einsum("kn,nd->kd", responsibilities, x)
-        return weight, raw, self.scatter(y, responsibilities)
-
-    def centred_moments(
-        self, sums: PyTree, means: Float[Array, "k d"]
-    ) -> tuple[Float[Array, " k"], Float[Array, "k d"], Array]:
-        """(n_k, Σ z(x − μ_k), the scatter in this structure's frame) from the sums."""
-        weight, raw, scatter = sums
-        return weight, raw - weight[:, None] * means, scatter
-
-    # The density, packed: log-densities and moments as two matrix products. A feature is a row, so
-    # that both products read the features along their rows.
-
-    @abc.abstractmethod
-    def packed_coefficients(
-        self, means: Float[Array, "k d"], constant: Float[Array, " k"]
-    ) -> PyTree:
-        """What turns features into log-densities; `constant` is added to each component's."""
-
-    @abc.abstractmethod
-    def packed_features(self, x: Float[Array, "n d"]) -> Float[Array, "p n"]:
-        """The features φ(x)."""
-
-    @abc.abstractmethod
-    def packed_log_density(
-        self, coefficients: PyTree, features: Float[Array, "p n"]
-    ) -> Float[Array, "k n"]:
-        """Θφ(x)."""
-
-    @abc.abstractmethod
-    def packed_sums(
-        self, features: Float[Array, "p n"], responsibilities: Float[Array, "k n"]
-    ) -> PyTree:
-        """φzᵀ, additive over rows."""
-
-    @abc.abstractmethod
-    def packed_moments(
-        self, sums: PyTree, means: Float[Array, "k d"]
-    ) -> tuple[Float[Array, " k"], Float[Array, "k d"], Array]:
-        """(n_k, Σ z(x − μ_k), the scatter in this structure's frame) from the sums."""
-
-    @abc.abstractmethod
-    def cancellation(
-        self, reaches: Float[Array, "c d"], means: Float[Array, "k d"]
-    ) -> Float[Array, "c k"]:
-        """Σ_ij |Λ_k,ij| e_i e_j with e_i = max(reach_i, |μ_k,i|): the size of the packed terms.
-
-        Rounding leaves an error of about ε times this in a packed log-density, and the same
-        relative error in the packed covariance.
-        """
-
-    def cancellation_at_most(
-        self, reaches: Float[Array, "c d"], means: Float[Array, "k d"]
-    ) -> Float[Array, "c k"]:
-        """‖|W_k|(reach + |μ_k|)‖², not less than `cancellation`: one product with vectors."""
-        factors = jnp.abs(self.factors(*means.shape))
-        extents = reaches[:, None] + jnp.abs(means)
-        return jnp.sum(einsum("kde,cke->ckd", factors, extents) ** 2, axis=-1)
-
-    # The M-step
-
-    @abc.abstractmethod
-    def maximise(
-        self,
-        weight: Float[Array, " k"],
-        first: Float[Array, "k d"],
-        second: Array,
-        shift: Float[Array, "k d"],
-        reg_covar: Float[Array, ""],
-    ) -> Self:
-        """The structure of most likelihood when the means move by `shift`.
-
-        `weight` is n_k, `first` Σ z(x − μ_k) in the data's units, `second` the scatter in this
-        structure's frame. `reg_covar` is added to the variances. A component of no weight keeps
-        its factor.
-        """
+def exact(factors: Factors, n_components: int) -> AbstractCovariance:
+    """The structure of these factors, to the last digit: tied, full or diagonal."""
+    if factors.ndim == 2:
+        shape = (n_components, factors.shape[1])
+        return structure_named("diag").from_factors(jnp.broadcast_to(factors, shape))
+    # One component is full as well as tied; full is what most operations make.
+    one_for_all = factors.shape[0] < n_components
+    return structure_named("tied" if one_for_all else "full").from_factors(factors)
 
 
 def structure_named(covariance_type: str) -> type[AbstractCovariance]:
@@ -300,6 +241,6 @@ def structure_named(covariance_type: str) -> type[AbstractCovariance]:
     if not isinstance(covariance_type, str) or covariance_type not in _registry:
         known = ", ".join(repr(name) for name in _registry)
         raise ValueError(
-            f"covariance_type={covariance_type!r} is not known. It has to be one of {known}."
+            f"covariance_type={covariance_type!r} is unknown; expected one of {known}."
         )
     return _registry[covariance_type]

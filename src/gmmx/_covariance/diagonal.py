@@ -1,165 +1,33 @@
-"""Every component a variance for each feature, and no correlation."""
+"""One variance for each component and feature, and no correlation."""
 
 from typing import ClassVar, Self
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import check_positive
-from .._linalg import einsum, product
+from .._linalg import log_positive
 from .base import AbstractCovariance
 
 
 class DiagonalCovariance(AbstractCovariance):
-    """Variances σ²_kj, one a component and feature (mclust's VVI)."""
+    """Variances σ²_kj, one for each component and feature (mclust's VVI)."""
 
     log_cholesky: Float[Array, "k d"]
-    """log(1/σ_kj)."""
+    """log(1/σ_kj)"""
 
     covariance_type: ClassVar[str] = "diag"
-    closed_under_linear_maps: ClassVar[bool] = False
+    axis_aligned: ClassVar[bool] = True
+    closed_under_scaling: ClassVar[bool] = True
 
-    @classmethod
-    def from_covariances(cls, covariances: Float[Array, "k d"]) -> Self:
-        check_positive(covariances, n_own=1)
-        return cls(-jnp.log(covariances) / 2)
-
-    @classmethod
-    def from_precisions(cls, precisions: Float[Array, "k d"]) -> Self:
-        return cls.from_covariances(1 / precisions)
-
-    @classmethod
-    def from_precisions_cholesky(cls, precisions_cholesky: Float[Array, "k d"]) -> Self:
-        return cls(jnp.log(precisions_cholesky))
-
-    @classmethod
-    def from_scale(cls, scale: Float[Array, " d"], n_components: int) -> Self:
-        return cls(jnp.tile(-jnp.log(scale), (n_components, 1)))
-
-    @classmethod
-    def natural_shape(cls, n_components: int, n_features: int) -> tuple[int, ...]:
-        return (n_components, n_features)
-
-    @property
-    def covariances(self) -> Float[Array, "k d"]:
-        return jnp.exp(-2 * self.log_cholesky)
-
-    @property
-    def precisions(self) -> Float[Array, "k d"]:
-        return jnp.exp(2 * self.log_cholesky)
-
-    @property
-    def precisions_cholesky(self) -> Float[Array, "k d"]:
+    def factors(self, n_components: int, n_features: int) -> Float[Array, "k d"]:
         return jnp.exp(self.log_cholesky)
 
-    def n_parameters(self, n_components: int, n_features: int) -> int:
-        return n_components * n_features
-
-    def rescale(self, scale: Float[Array, " d"]) -> Self:
-        return type(self)(self.log_cholesky - jnp.log(scale))
-
-    def usable_scale(self, scale: Float[Array, " d"]) -> Float[Array, " d"]:
-        return scale
-
-    def factors(self, n_components: int, n_features: int) -> Float[Array, "k d d"]:
-        return self.precisions_cholesky[:, :, None] * jnp.eye(
-            n_features, dtype=self.log_cholesky.dtype
-        )
-
-    def in_frame(self, root: Float[Array, "d d"]) -> Self:
-        raise NotImplementedError(
-            f"{self.covariance_type} covariances do not stay so under a rotation."
-        )
-
-    def marginal(self, indices: np.ndarray, n_components: int, n_features: int) -> Self:
-        return type(self)(self.log_cholesky[:, indices])
-
-    def conditional(
-        self, given: np.ndarray, rest: np.ndarray, n_components: int, n_features: int
-    ) -> "tuple[AbstractCovariance, AbstractCovariance, Float[Array, 'k u o']]":
-        # The features are independent within a component.
-        marginal, conditional = (
-            self.marginal(part, n_components, n_features) for part in (given, rest)
-        )
-        gains = jnp.zeros((n_components, rest.size, given.size), self.log_cholesky.dtype)
-        return marginal, conditional, gains
-
-    def convolve(
-        self, noise: Float[Array, "*m"], n_components: int, n_features: int
-    ) -> AbstractCovariance:
-        if noise.ndim == 2:
-            return super().convolve(noise, n_components, n_features)
-        return type(self)(self.log_cholesky - jnp.log1p(noise * self.precisions) / 2)
-
-    def whiten(self, x: Float[Array, "n d"], means: Float[Array, "k d"]) -> Float[Array, "k d n"]:
-        return (x.T - means[:, :, None]) * self.precisions_cholesky[:, :, None]
-
-    def damp(
-        self, y: Float[Array, "k d n"], variance: Float[Array, "*n"]
-    ) -> tuple[Float[Array, "k d n"], Float[Array, "k #n"]]:
-        ratio = self.precisions[:, :, None] * variance
-        return y / (1 + ratio), jnp.sum(jnp.log1p(ratio), axis=1) / 2
-
-    def half_log_det(self, n_features: int) -> Float[Array, " k"]:
-        return jnp.sum(self.log_cholesky, axis=-1)
-
-    def precision_trace(self, n_features: int) -> Float[Array, " k"]:
-        return jnp.sum(self.precisions, axis=-1)
-
-    def scatter(
-        self, y: Float[Array, "k d n"], responsibilities: Float[Array, "k n"]
-    ) -> Float[Array, "k d"]:
-        return jnp.sum(responsibilities[:, None] * y**2, axis=2)
-
-    def packed_coefficients(
-        self, means: Float[Array, "k d"], constant: Float[Array, " k"]
-    ) -> Float[Array, "k p"]:
-        linear = self.precisions * means
-        constant = constant - jnp.sum(linear * means, axis=-1) / 2
-        return jnp.concatenate([-self.precisions / 2, linear, constant[:, None]], axis=1)
-
-    def packed_features(self, x: Float[Array, "n d"]) -> Float[Array, "p n"]:
-        return jnp.concatenate([x.T**2, x.T, jnp.ones_like(x.T[:1])])
-
-    def packed_log_density(
-        self, coefficients: Float[Array, "k p"], features: Float[Array, "p n"]
-    ) -> Float[Array, "k n"]:
-        return product(coefficients, features)
-
-    def packed_sums(
-        self, features: Float[Array, "p n"], responsibilities: Float[Array, "k n"]
-    ) -> Float[Array, "p k"]:
-        return einsum("pn,kn->pk", features, responsibilities)
-
-    def packed_moments(
-        self, sums: Float[Array, "p k"], means: Float[Array, "k d"]
-    ) -> tuple[Float[Array, " k"], Float[Array, "k d"], Float[Array, "k d"]]:
-        d = means.shape[-1]
-        square, raw, weight = sums[:d].T, sums[d:-1].T, sums[-1:].T
-        second = (square - 2 * raw * means + weight * means**2) * self.precisions
-        return weight[:, 0], raw - weight * means, second
-
-    def cancellation(
-        self, reaches: Float[Array, "c d"], means: Float[Array, "k d"]
-    ) -> Float[Array, "c k"]:
-        reach = jnp.maximum(reaches[:, None], jnp.abs(means))
-        return jnp.sum(reach**2 * self.precisions, axis=-1)
-
-    def maximise(
-        self,
-        weight: Float[Array, " k"],
-        first: Float[Array, "k d"],
-        second: Float[Array, "k d"],
-        shift: Float[Array, "k d"],
-        reg_covar: Float[Array, ""],
+    @classmethod
+    def fitted(
+        cls, weight: Float[Array, " k"], factors: Float[Array, "k d"], scatter: Float[Array, "k d"]
     ) -> Self:
-        empty = weight <= 0
-        weight = jnp.where(empty, 1, weight)[:, None]
-        # In the frame of the old factor, where the scatter is of order one.
-        scatter = second + (weight * shift**2 - 2 * first * shift) * self.precisions
-        variance = scatter / weight + reg_covar * self.precisions
-        # A variance that rounding has made zero or negative is a failure to be named, not a NaN
-        # of some later step.
-        log_cholesky = self.log_cholesky - jnp.log(jnp.where(variance > 0, variance, jnp.nan)) / 2
-        return type(self)(jnp.where(empty[:, None], self.log_cholesky, log_cholesky))
+        return cls(jnp.log(factors) - log_positive(scatter / weight[:, None]) / 2)
+
+    @classmethod
+    def n_parameters(cls, n_components: int, n_features: int) -> int:
+        return n_components * n_features

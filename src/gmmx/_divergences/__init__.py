@@ -1,1 +1,1 @@
-"""How far apart two mixtures are, and how much one of them leaves open."""
+"""Divergences between two mixtures, and the entropy of one."""

@@ -1,4 +1,4 @@
-"""The entropy of a mixture, which has no closed form, between bounds that have one."""
+"""Bounds of the entropy of a mixture, which has no closed form."""
 
 import math
 from typing import NamedTuple
@@ -7,23 +7,23 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._mixture import GaussianMixture
+from .._algebra.merge import collapse
+from .._components import AbstractComponents
 from .kl import pairwise_kl
 from .overlap import pairwise_sum
-from .pair import half_log_det
 
 
 class EntropyBounds(NamedTuple):
-    """Between these lies the differential entropy."""
+    """The differential entropy lies between these."""
 
     lower: Float[Array, ""]
     upper: Float[Array, ""]
 
 
-def entropy_bounds(p: GaussianMixture) -> EntropyBounds:
+def entropy_bounds(p: AbstractComponents) -> EntropyBounds:
     r"""Bounds of the differential entropy −∫ p log p, in nats, in closed form.
 
-    With H_k the entropy of component k, each is the better of two:
+    With H_k the entropy of component k, each bound is the better of two:
 
     $$\begin{aligned}
     H &\ge -\sum_k w_k \log \sum_l w_l\, \mathcal{N}(\mu_k; \mu_l, \Sigma_k + \Sigma_l),
@@ -33,16 +33,16 @@ def entropy_bounds(p: GaussianMixture) -> EntropyBounds:
     \end{aligned}$$
 
     with the Bhattacharyya distance B and the Kullback–Leibler divergence D. The first on the left
-    is of Huber et al. 2008, those on the right are of Kolchinsky & Tracey 2017; the latter upper
-    bound is never above that of Huber et al., and both on the right are exact where components
-    lie far apart and where they coincide.
+    is from Huber et al. 2008; those on the right are from Kolchinsky & Tracey 2017. Both on the
+    right are exact where components lie far apart and where they coincide, and the upper one is
+    never above that of Huber et al.
     """
     d = p.n_features
     total, distance = pairwise_sum(p, p)
-    own = half_log_det(p)
+    own = p.half_log_det()
     each = d * (1 + math.log(2 * math.pi)) / 2 - own
     overlap = -total - distance / 2 - d * math.log(2 * math.pi) / 2
-    # Through ½ log|(Σ_k + Σ_l)/2| − ¼ log|Σ_k| − ¼ log|Σ_l|.
+    # By ½ log|(Σ_k + Σ_l)/2| − ¼ log|Σ_k| − ¼ log|Σ_l|
     bhattacharyya = distance / 4 + total - d * math.log(2) / 2 + (own[:, None] + own) / 2
 
     def mixed(log_likeness: Float[Array, "k k"]) -> Float[Array, " k"]:
@@ -52,7 +52,7 @@ def entropy_bounds(p: GaussianMixture) -> EntropyBounds:
         jnp.sum(p.weights * mixed(overlap)), jnp.sum(p.weights * (each + mixed(-bhattacharyya)))
     )
     # Not by the covariance itself, which rounding makes singular where components lie far apart.
-    whole = d * (1 + math.log(2 * math.pi)) / 2 - half_log_det(p.collapse())[0]
+    whole = d * (1 + math.log(2 * math.pi)) / 2 - collapse(p).half_log_det()[0]
     by_parts = jnp.sum(p.weights * (each + mixed(-pairwise_kl(p, p))))
     upper = jnp.where(whole < by_parts, whole, by_parts)
     return EntropyBounds(lower, upper)

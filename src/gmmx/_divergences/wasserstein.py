@@ -1,4 +1,4 @@
-"""The Wasserstein distance between Gaussians, and between mixtures as mixtures."""
+"""The Wasserstein distances between Gaussians and between mixtures."""
 
 from typing import Any
 
@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .. import _checks
+from .._algebra.pair import matched
+from .._components import AbstractComponents
 from .._linalg import inverse_lower, inverse_root, orthogonalise_rows, product, safe_sqrt
-from .._mixture import GaussianMixture
-from .pair import factors, matched
 
 
 def wasserstein_gaussian(
@@ -25,7 +25,7 @@ def wasserstein_gaussian(
     definite.
 
     **Returns:** `(*batch,)`, in the units of x. It differentiates twice, also where eigenvalues
-    are equal; at distance zero, where it has no derivative, that is given as zero.
+    are equal. At distance zero, where it has no derivative, the gradient is zero.
 
     **Raises:** `ValueError` where shapes do not fit, or a covariance is not symmetric positive
     definite; inside a transformation the distance is NaN where it is not positive definite.
@@ -37,11 +37,11 @@ def wasserstein_gaussian(
     ]
     d = arrays[0].shape[-1] if arrays[0].ndim else 0
     for value, name in zip(arrays, names, strict=True):
-        wanted = (d,) if name.startswith("mean") else (d, d)
-        if d == 0 or value.shape[-len(wanted) :] != wanted:
+        expected = (d,) if name.startswith("mean") else (d, d)
+        if d == 0 or value.shape[-len(expected) :] != expected:
             raise ValueError(
-                f"{name} has shape {value.shape}; means of shape (*batch, d) and covariances of "
-                "shape (*batch, d, d) were wanted, all of the same d."
+                f"{name} has shape {value.shape}; expected means of shape (*batch, d) and "
+                "covariances of shape (*batch, d, d), all of the same d."
             )
         _checks.check_finite(value, name)
     try:
@@ -49,7 +49,7 @@ def wasserstein_gaussian(
     except ValueError:
         shapes = ", ".join(f"{name} {v.shape}" for name, v in zip(names, arrays, strict=True))
         raise ValueError(
-            f"the leading axes of {shapes} do not fit: the same ones, or none, were wanted."
+            f"the leading axes of {shapes} do not broadcast; expected the same ones, or none."
         ) from None
     m0, c0, m1, c1 = _checks.same_dtype(*arrays)
     roots = (inverse_lower(_checked_factor(covariance)) for covariance in (c0, c1))
@@ -63,18 +63,18 @@ def _checked_factor(covariance: Float[Array, "*k d d"]) -> Float[Array, "*k d d"
     return factor
 
 
-def mixture_wasserstein(p: GaussianMixture, q: GaussianMixture) -> Float[Array, ""]:
+def mixture_wasserstein(p: AbstractComponents, q: AbstractComponents) -> Float[Array, ""]:
     r"""The mixture Wasserstein distance MW₂ (Delon & Desolneux 2020).
 
     $$MW_2^2(p, q) = \min_{\pi} \sum_{kl} \pi_{kl}\, W_2^2(p_k, q_l)$$
 
     over the couplings π of the weights: the least cost of transport among plans that are mixtures
-    themselves. At least W₂, in the units of x.
+    themselves. It is at least W₂, in the units of x.
 
-    The coupling is exact, by SciPy's linear programming on the host, called back from the
-    program: it works under `jit`, `vmap` (one at a time) and differentiation. Derivatives are
-    those of the envelope theorem, with the best coupling and its dual prices held fixed; second
-    derivatives leave out that the coupling moves, which it does by jumps.
+    The coupling is exact: SciPy solves the linear program on the host, in a callback that works
+    under `jit`, `vmap` (one at a time) and differentiation. Derivatives are those of the envelope
+    theorem, with the best coupling and its dual prices held fixed. Second derivatives leave out
+    the coupling's own movement, which goes by jumps.
     """
     p, q = matched(p, q)
     cost = pairwise_squared_wasserstein(p, q)
@@ -86,10 +86,12 @@ def mixture_wasserstein(p: GaussianMixture, q: GaussianMixture) -> Float[Array, 
     return safe_sqrt(total)
 
 
-def pairwise_squared_wasserstein(p: GaussianMixture, q: GaussianMixture) -> Float[Array, "k l"]:
-    """W₂² between every component of p and every one of q; one of p's at a time."""
+def pairwise_squared_wasserstein(
+    p: AbstractComponents, q: AbstractComponents
+) -> Float[Array, "k l"]:
+    """W₂² between every component of p and every component of q."""
     p, q = matched(p, q)
-    roots = inverse_lower(factors(q))
+    roots = inverse_lower(q.dense_factors())
 
     def with_all(component: tuple[Array, Array]) -> Array:
         root, mean = component
@@ -97,21 +99,22 @@ def pairwise_squared_wasserstein(p: GaussianMixture, q: GaussianMixture) -> Floa
             jnp.broadcast_to(root, roots.shape), roots
         )
 
-    return jax.lax.map(with_all, (inverse_lower(factors(p)), p.means))
+    # One component of p at a time, so that no K₁ × K₂ × d × d array is stored.
+    return jax.lax.map(with_all, (inverse_lower(p.dense_factors()), p.means))
 
 
 def _bures(a: Float[Array, "*#k d d"], b: Float[Array, "*#k d d"]) -> Float[Array, "..."]:
     """tr(Σ₀ + Σ₁ − 2(Σ₀^½Σ₁Σ₀^½)^½), where Σ₀ = AAᵀ and Σ₁ = BBᵀ.
 
-    It is ‖A − BU‖² at the orthogonal U that makes it least, the polar factor of BᵀA (Bhatia, Jain
-    & Lim 2019): a sum of squares, in which nothing cancels where the two are close.
+    It is the least ‖A − BU‖² over orthogonal U, which the polar factor of BᵀA attains (Bhatia,
+    Jain & Lim 2019): a sum of squares, in which nothing cancels where the two are close.
     """
     cross = product(b.mT, a)
     rotation, rows = orthogonalise_rows(cross)
     norms = jnp.linalg.norm(rows, axis=-1)
     unit = rows / jnp.where(norms > 0, norms, 1)[..., None]
-    # QBᵀAZᵀ is diagonal. U is a constant, which the first derivatives allow, since it is the best
-    # one; how it moves is in the second, through the part of QBᵀAZᵀ that is not symmetric.
+    # QBᵀAZᵀ is diagonal. U is held constant: it is the best one, so that first derivatives do not
+    # depend on how it moves. Second ones do, by the part of QBᵀAZᵀ that is not symmetric.
     seen = product(product(rotation, cross), unit.mT)
     uneven = (seen - seen.mT) ** 2 / (norms[..., :, None] + norms[..., None, :])
     correction = jnp.sum(jnp.triu(uneven, 1), axis=(-2, -1))
@@ -122,7 +125,7 @@ def _bures(a: Float[Array, "*#k d d"], b: Float[Array, "*#k d d"]) -> Float[Arra
 def _transport(
     cost: Float[Array, "k l"], p: Float[Array, " k"], q: Float[Array, " l"]
 ) -> tuple[Float[Array, "k l"], Float[Array, " k"], Float[Array, " l"]]:
-    """The coupling of least cost, and the dual prices of the two weights."""
+    """The coupling of least cost, and the dual prices of the weights of each side."""
     shapes = tuple(jax.ShapeDtypeStruct(array.shape, cost.dtype) for array in (cost, p, q))
     return jax.pure_callback(_solve, shapes, cost, p, q, vmap_method="sequential")
 
@@ -143,7 +146,7 @@ def _solve(cost: Any, p: Any, q: Any) -> tuple[np.ndarray, ...]:
             sparse.kron(np.ones((1, p.size)), sparse.eye(q.size)),
         ]
     ).tocsr()
-    # The last sum follows from the others.
+    # Without the last sum, which follows from the others.
     totals = np.concatenate([p / p.sum(), q / q.sum()])[:-1]
     solution = linprog(cost.ravel() / largest, A_eq=sums[:-1], b_eq=totals, method="highs-ds")
     if solution.x is None:

@@ -1,14 +1,13 @@
-"""What a fitter is: four verbs, and one `fit` that drives them.
+"""What a fitter is, and the one loop that runs every fit.
 
-Where the data are concrete, Python drives blocks of steps, so that a fit can be watched and
-interrupted, unless it is over before anybody could; inside a transformation the same steps run in
-one `lax.while_loop`.
+Where the data are concrete, Python runs blocks of steps, so that a fit can be watched and
+interrupted and go on in a slower way where the faster one is not accurate. Inside a transformation
+the same steps run in one `lax.while_loop`.
 """
 
 import abc
 import dataclasses
 import logging
-import math
 import time
 from collections.abc import Callable
 from typing import Any, Self
@@ -19,57 +18,56 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from .. import _checks
-from .._chunks import in_batches
+from .. import _checks, _rows
+from .._chunks import in_batches, varying
+from .._engine.ladder import Ladder
 from .._mixture import GaussianMixture
 from .checkpoint import Checkpoint, Journal
 from .implicit import constant, refuse
-from .result import FitResult, Status, announce
+from .progress import Bar
+from .result import FitResult, announce, conclude, mean_of
+from .state import FitState, where
+from .status import Status
 
 _log = logging.getLogger(__name__)
 
 # The longest block between two looks at the keyboard, in seconds and in steps.
 _BLOCK_SECONDS = 0.5
 _BLOCK_STEPS = 128
-
-# The first block of a fit that nobody watches, before any step was timed: of so many
-# multiplications, n·K·d² a step, which take less than that on any machine.
+# The first block of a fit that nobody watches, before any step was timed: this many
+# multiplications, n·K·d² a step, take less than that on any machine.
 _FIRST_BLOCK = 2**31
-
-# A fit that nobody watches is one program where so many steps take so many multiplications at most:
-# fewer than above, since a fitter may make several fits in one. Each program that is called costs
-# what many steps of a small fit do. By the data alone, so that other settings compile nothing new.
+# A fit of so many multiplications a step is small: its first steps are one program with what stands
+# before them, since each program that is called costs what many steps of a small fit do.
+_SMALL = 2**24
 _STEPS_AT_ONCE = 2**11
-_AT_ONCE = 2**29
-
-
-class FitState(eqx.Module):
-    """A fit between two steps."""
-
-    gmm: GaussianMixture
-    n_iter: Int[Array, ""]
-    log_likelihood: Float[Array, "*starts"]
-    """Of the model before the last step, whose likelihood that step took"""
-    log_likelihood_diff: Float[Array, "*starts"]
-    status: Status
-    inner: PyTree
-    """What the fitter itself remembers"""
 
 
 class AbstractFitter(eqx.Module):
     """A way to fit a mixture. Fitters hold configuration only and are interchangeable.
 
-    A subclass gives `init`, `step` and `finish`, each a pure function, and `without_limit`;
-    `prepare`, if its steps want more of the data than the data; and `attach`, if its fits can be
-    differentiated.
+    A step moves the model and then evaluates it, so that the likelihood of the model in hand is
+    always known. A subclass gives `init`, `update` and `evaluate`, each a pure function, and
+    `without_limit`; `prepare` if its steps need more of the data than the data; and `attach` if
+    its fits can be differentiated.
     """
 
     max_iter: eqx.AbstractVar[int]
 
-    def prepare(self, x: Float[Array, "n d"], gmm: GaussianMixture) -> PyTree:
-        """What `init`, `step` and `finish` get as data: x, if a fitter does not say otherwise.
+    def ladder(self, x: Float[Array, "n d"], gmm: GaussianMixture) -> Ladder:
+        """The ways that `evaluate` may take over the rows, see `gmmx._engine.ladder`."""
+        return Ladder.of(gmm, x.shape[0], products=2)
 
-        Made once a fit, for mixtures of the shape of `gmm`. It is no part of the state: a
+    def prepare(
+        self,
+        x: Float[Array, "n d"],
+        gmm: GaussianMixture,
+        weights: Float[Array, " n"] | None,
+        ladder: Ladder,
+    ) -> PyTree:
+        """What the other methods get as data: x by default.
+
+        Computed once a fit, for mixtures of the shape of `gmm`. It is not a part of the state: a
         checkpoint does not hold it.
         """
         return x
@@ -82,20 +80,27 @@ class AbstractFitter(eqx.Module):
         weights: Float[Array, " n"] | None,
         key: PRNGKeyArray,
     ) -> FitState:
-        """The state before the first step."""
+        """The state before the start was evaluated, see `FitState.begin`."""
 
     @abc.abstractmethod
-    def step(self, state: FitState, data: PyTree, weights: Float[Array, " n"] | None) -> FitState:
-        """One step; what ends the fit is written into the state's status."""
+    def update(
+        self, state: FitState, data: PyTree, weights: Float[Array, " n"] | None, ladder: Ladder
+    ) -> FitState:
+        """Move the model, by what `evaluate` found of it."""
 
     @abc.abstractmethod
-    def finish(
-        self,
-        state: FitState,
-        data: PyTree,
-        weights: Float[Array, " n"] | None,
-    ) -> FitResult:
-        """The result, from the last state; its `history` is left empty."""
+    def evaluate(
+        self, state: FitState, data: PyTree, weights: Float[Array, " n"] | None, ladder: Ladder
+    ) -> FitState:
+        """Evaluate the model in hand: its likelihood, and what `update` needs.
+
+        What ends the fit is written into the state's `status`. Where the way of the state was not
+        accurate, `way` is raised by one, and the step is repeated.
+        """
+
+    def finish(self, state: FitState) -> FitResult:
+        """The result, from the last state; its `history` is filled in later."""
+        return conclude(state)
 
     def attach(
         self,
@@ -137,36 +142,40 @@ class AbstractFitter(eqx.Module):
         - `x`: the data, `(n, d)`.
         - `gmm`: where to start, for instance `gmmx.initialize(x, n_components)`.
         - `weights`: how often each sample counts, `(n,)`; only their ratios matter.
-        - `key`: for fitters that draw; `jax.random.key(0)` if there is none.
+        - `key`: for fitters that draw; `jax.random.key(0)` by default.
         - `progress`: show a bar with the likelihood (needs `tqdm`).
         - `callback`: called with the state after each block of steps; the fit ends when it
             returns `True`.
         - `checkpoint`: where to keep the state, so that the same call resumes a fit that was
             killed; see `gmmx.Checkpoint`.
 
-        **Returns:** a `FitResult`. Ctrl-C ends the fit and returns the model as it is then; a fit
-        of small data that nothing watches is over too soon for that, and only stops.
+        **Returns:** a `FitResult`. Ctrl-C ends the fit and returns the model as it is then.
 
         **Raises:** `ValueError` for data that cannot be fitted; `FitError`, which holds the last
-        good model, where a covariance became singular or the likelihood not finite. Warns
-        (`FitWarning`) where the fit has not converged. Under `jit` or `vmap` nothing of this is
-        raised, and the result's status says it. A gradient through the fit raises where it cannot
-        be taken, see `attach`.
+        good model, where a covariance became singular or the likelihood is not finite. Warns
+        (`FitWarning`) where the fit has not converged. Under `jit` or `vmap` nothing is raised,
+        and the result's status says it. A gradient through the fit raises where it cannot be
+        taken, see `attach`.
         """
         x = _checks.check_data(x, gmm.n_components, gmm.n_features)
         dtype = _checks.promote(x.dtype, gmm.dtype)
         x, gmm = _checks.in_dtype((x, gmm), dtype)
         weights = _checks.check_weights(weights, x.shape[0], dtype)
-        key = jax.random.key(0) if key is None else key
         if not _checks.is_concrete(x, gmm, weights, key, self):
             if checkpoint is not None:
                 raise ValueError("a fit inside jit, vmap or grad has no checkpoints.")
             return solve(self, x, gmm, weights, key)
-        result = _observe(self, x, gmm, weights, key, progress, callback, checkpoint)
+        journal = Journal(checkpoint, self.without_limit(), x, gmm, weights, key)
+        x, weights = _rows.fill(x, weights)
+        run = _Run(self, x, gmm, weights, key, journal)
+        result = run.watched(progress, callback) if progress or callback or checkpoint else run()
         if _log.isEnabledFor(logging.INFO):
             _log.info("fit of %s: step %d, %s", x.shape, result.n_iter, Status[result.status])
         announce(result)
         return result
+
+
+# The one loop
 
 
 def _advance(
@@ -175,45 +184,53 @@ def _advance(
     data: PyTree,
     weights: Array | None,
     limit: Int[Array, ""] | int,
-    history: Float[Array, "steps *starts"],
+    ladder: Ladder,
+    steps: int,
 ) -> tuple[FitState, Float[Array, "steps *starts"]]:
-    """Steps until the fit ends or `limit` is reached, and the likelihoods of those steps."""
-    start = state.n_iter
+    """Steps until the fit ends, `limit` is reached or no way of the ladder is accurate.
+
+    And the likelihoods of the models that were evaluated, in an array for so many `steps`.
+    """
+    begun = state.n_iter
+    value = state.log_likelihood
+    # One place more, for what is not to be seen: a step that is repeated, the model at the end.
+    history = varying(jnp.full((steps + 1, *value.shape), jnp.nan, value.dtype), state)
 
     def going(carry: tuple[FitState, Array]) -> Array:
-        return (carry[0].status == Status.running) & (carry[0].n_iter < limit)
+        state, _ = carry
+        running = (state.status == Status.running) & (state.n_iter < limit)
+        return running & (state.way <= ladder.last)
 
     def step(carry: tuple[FitState, Array]) -> tuple[FitState, Array]:
-        state, history = carry
-        state = fitter.step(state, data, weights)
-        index = state.n_iter - start - 1
-        # A step that was taken back has not moved the counter; it writes nothing.
-        index = jnp.where(index < 0, history.shape[0], index)
-        return state, history.at[index].set(state.log_likelihood, mode="drop")
+        before, history = carry
+        # The start itself is evaluated first.
+        moved = jax.lax.cond(
+            before.n_iter < 0,
+            lambda state: state,
+            lambda state: fitter.update(state, data, weights, ladder),
+            before,
+        )
+        moved = dataclasses.replace(moved, n_iter=before.n_iter + 1)
+        after = fitter.evaluate(moved, data, weights, ladder)
+        if ladder.may_fail:
+            # Not accurate: as it was, in a slower way.
+            slower = dataclasses.replace(before, way=after.way)
+            after = where(after.way > before.way, slower, after)
+        place = after.n_iter - begun - 1
+        place = jnp.where(place < 0, steps, place)
+        value = after.log_likelihood
+        return after, jax.lax.dynamic_update_index_in_dim(history, value, place, 0)
 
-    return jax.lax.while_loop(going, step, (state, history))
+    state, history = jax.lax.while_loop(going, step, (state, history))
+    return state, history[:steps]
 
 
-def _empty_history(state: FitState, steps: int) -> Float[Array, "steps *starts"]:
-    value = state.log_likelihood
-    return jnp.full((steps, *value.shape), jnp.nan, value.dtype)
-
-
-def _whole(
-    fitter: AbstractFitter,
-    x: Array,
-    gmm: GaussianMixture,
-    weights: Array | None,
-    key: PRNGKeyArray,
-    limit: Int[Array, ""] | int,
-    steps: int,
-) -> tuple[FitResult, FitState, Float[Array, "steps *starts"]]:
-    """A fit up to `limit`, the state that it ended with, and the likelihoods of its steps."""
-    data = fitter.prepare(x, gmm)
+def _begin(fitter, x, gmm, weights, key, ladder) -> tuple[PyTree, FitState]:
+    """The data that steps take, and the first state."""
+    data = fitter.prepare(x, gmm, weights, ladder)
+    key = jax.random.key(0) if key is None else key
     state = fitter.init(data, gmm, weights, key)
-    history = _empty_history(state, steps)
-    state, history = _advance(fitter, state, data, weights, limit, history)
-    return fitter.finish(state, data, weights), state, history
+    return data, varying(state, (x, gmm, weights))
 
 
 @eqx.filter_jit
@@ -222,18 +239,24 @@ def solve(
     x: Array,
     gmm: GaussianMixture,
     weights: Array | None,
-    key: PRNGKeyArray,
+    key: PRNGKeyArray | None,
 ) -> FitResult:
     """The whole fit as one pure function; its derivatives are not those of its steps."""
     settings, fixed = eqx.partition(fitter, eqx.is_array)
+    ladder = fitter.ladder(x, gmm)
 
     def steps(arguments: PyTree) -> FitResult:
         settings, data, start, counts, key = arguments
         solver = eqx.combine(settings, fixed)
         limit = solver.max_iter
-        result, _, history = _whole(solver, data, start, counts, key, limit, limit)
-        of_starts = history.reshape(limit, -1)
-        return dataclasses.replace(result, history=of_starts[:, result.start])
+        rows, state = _begin(solver, data, start, counts, key, ladder)
+        ends = ladder.ends()
+        state, history = _advance(solver, state, rows, counts, limit, ends, limit)
+        result = solver.finish(state)
+        of_start = history.reshape(limit, -1)[:, result.start]
+        # The last value is of the model that came out, and not of the start of a step.
+        past = jnp.arange(limit, dtype=jnp.int32) < result.n_iter
+        return dataclasses.replace(result, history=jnp.where(past, of_start, jnp.nan))
 
     # Beside the n × K × d numbers of y there are as many again that come and go.
     batches = in_batches(steps, 2 * x.size * gmm.n_components, x.dtype.itemsize)
@@ -241,138 +264,142 @@ def solve(
     return fitter.attach(result, x, gmm, weights)
 
 
-@eqx.filter_jit
-def _at_once(fitter, x, gmm, weights, key, limit) -> tuple[FitResult, FitState, Array, Array]:
-    """The whole fit, and whether it would go on."""
-    whole = _whole(fitter, x, gmm, weights, key, limit, _STEPS_AT_ONCE)
-    return *whole, whole[1].status == Status.running
-
-
-class _Rows:
+class _Same:
     """Stands for x in what a program returns, where x itself would be a copy of all the data."""
 
 
-def _begin(fitter, x, gmm, start) -> tuple[PyTree, Any]:
-    data, state = _prepared(fitter, x, gmm, start)
-    return jax.tree.map(lambda leaf: x if isinstance(leaf, _Rows) else leaf, data), state
+def _without(x: Array, data: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf: _Same() if leaf is x else leaf, data)
+
+
+def _with(x: Array, data: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf: x if isinstance(leaf, _Same) else leaf, data)
 
 
 @eqx.filter_jit
-def _prepared(fitter, x, gmm, start) -> tuple[PyTree, Any]:
-    """The data that steps take, and the first state where weights and key say how to start."""
-    data = fitter.prepare(x, gmm)
-    state = None if start is None else fitter.init(data, gmm, *start)
-    return jax.tree.map(lambda leaf: _Rows() if leaf is x else leaf, data), state
+def _prepare(fitter, x, gmm, weights, key, ladder) -> tuple[PyTree, FitState]:
+    data, state = _begin(fitter, x, gmm, weights, key, ladder)
+    return _without(x, data), state
 
 
 @eqx.filter_jit
-def _block(fitter, state, data, weights, limit) -> tuple[FitState, Array, Array]:
-    """The state after some steps, the likelihoods of those steps, and whether the fit goes on."""
-    history = _empty_history(state, _BLOCK_STEPS)
-    state, history = _advance(fitter, state, data, weights, limit, history)
-    return state, history, state.status == Status.running
+def _block(fitter, state, data, weights, limit, ladder) -> tuple[Any, ...]:
+    state, history = _advance(fitter, state, data, weights, limit, ladder, _BLOCK_STEPS)
+    return state, fitter.finish(state), history, state.status == Status.running
 
 
 @eqx.filter_jit
-def _end(fitter, state, data, weights) -> FitResult:
-    return fitter.finish(state, data, weights)
+def _whole(fitter, x, gmm, weights, key, limit, ladder) -> tuple[Any, ...]:
+    """A small fit: what `_prepare` and `_block` do, as one program."""
+    first = ladder.only(ladder.first)
+    data, state = _begin(fitter, x, gmm, weights, key, ladder)
+    state, history = _advance(fitter, state, data, weights, limit, first, _STEPS_AT_ONCE)
+    going = state.status == Status.running
+    return _without(x, data), state, fitter.finish(state), history, going
 
 
-def _observe(
-    fitter: AbstractFitter,
-    x: Array,
-    gmm: GaussianMixture,
-    weights: Array | None,
-    key: PRNGKeyArray,
-    progress: bool,
-    callback: Callable[[FitState], Any] | None,
-    checkpoint: Checkpoint | None,
-) -> FitResult:
-    """The same steps driven from Python, in blocks short enough to be watched and interrupted."""
-    limit, fitter = fitter.max_iter, fitter.without_limit()
-    watched = progress or callback is not None or checkpoint is not None
-    each = x.size * gmm.means.size
-    journal = Journal(checkpoint, fitter, x, gmm, weights, key)
-    resumed = journal.resume()
-    if not watched and each * _STEPS_AT_ONCE <= _AT_ONCE:
-        most = np.int32(min(limit, _STEPS_AT_ONCE))
-        result, state, *seen = _at_once(fitter, x, gmm, weights, key, most)
-        history, going = jax.device_get(seen)
-        if limit <= _STEPS_AT_ONCE or not going:
-            return _with_trace(result, history)
-        resumed = state, [history]
-    if resumed is None:
-        data, state = _begin(fitter, x, gmm, (weights, key))
-        n_iter, going, blocks = 0, True, []
-        journal.begin(state)
-    else:
-        data, _ = _begin(fitter, x, gmm, None)
-        state, blocks = resumed
-        n_iter, going = int(state.n_iter), bool(state.status == Status.running)
-    interrupted = False
-    first = 1 if watched else _FIRST_BLOCK // each
-    steps = int(np.clip(first, 1, _BLOCK_STEPS))
-    with _Bar(limit, progress) as bar:
-        if n_iter:
-            bar.update(n_iter, state)
+class _Run:
+    """One fit that Python drives, block by block."""
+
+    def __init__(self, fitter, x, gmm, weights, key, journal: Journal):
+        self.fitter, self.limit = fitter.without_limit(), fitter.max_iter
+        self.x, self.gmm, self.weights, self.key = x, gmm, weights, key
+        self.ladder = fitter.ladder(x, gmm)
+        self.journal = journal
+        self.each = x.size * gmm.means.size
+        self.blocks: list[np.ndarray] = []
+        self.result: FitResult | None = None
+        self.interrupted = False
+
+    def __call__(self) -> FitResult:
+        """The fit that nobody watches."""
+        if self.each > _SMALL:
+            return self.watched(False, None)
+        limit = np.int32(min(self.limit, _STEPS_AT_ONCE - 1))
+        arguments = (self.fitter, self.x, self.gmm, self.weights, self.key, limit, self.ladder)
         try:
-            while n_iter < limit and going:
-                began = time.perf_counter()
-                block_end = np.int32(min(limit, n_iter + steps))
-                advanced, *seen = _block(fitter, state, data, weights, block_end)
-                reached, values, going = jax.device_get((advanced.n_iter, *seen))
-                done = int(reached) - n_iter
-                # At once, so that Ctrl-C finds a state and the trace of that state.
-                state, n_iter, blocks = advanced, n_iter + done, [*blocks, values[:done]]
-                bar.update(done, state)
-                journal.keep(state, blocks)
-                if callback is not None and callback(state) is True:
-                    interrupted = True
-                if interrupted:
-                    break
-                seconds = (time.perf_counter() - began) / max(done, 1)
-                steps = int(np.clip(_BLOCK_SECONDS / seconds, 1, _BLOCK_STEPS))
+            data, state, self.result, *seen = _whole(*arguments)
+            history, going, n_iter = jax.device_get((*seen, state.n_iter))
+            self.blocks.append(history[: n_iter + 1])
+            if going and n_iter < self.limit:
+                data = _with(self.x, data)
+                self._blocks(state, data, Bar(self.limit, False), None, _BLOCK_STEPS - 1)
         except KeyboardInterrupt:
-            interrupted = True
-        finally:
-            journal.end(state, blocks)
-    result = _end(fitter, state, data, weights)
-    history = np.concatenate([np.zeros((0, *np.shape(state.log_likelihood)), x.dtype), *blocks])
-    result = _with_trace(result, history)
-    if interrupted and bool(result.status == Status.max_steps_reached):
-        result = dataclasses.replace(result, status=Status.interrupted)
-    return result
+            self.interrupted = True
+        return self._ended()
 
-
-def _with_trace(result: FitResult, history: Float[np.ndarray, "steps *starts"]) -> FitResult:
-    """The result, with the likelihoods of its steps, of the start that it is of."""
-    # In NumPy: as a JAX array each length would be a program of its own.
-    made, start = jax.device_get((result.n_iter, result.start))
-    of_start = history.reshape(len(history), math.prod(history.shape[1:]))[:made, start]
-    return dataclasses.replace(result, history=jax.device_put(of_start))
-
-
-class _Bar:
-    """A progress bar that shows the likelihood, or nothing."""
-
-    def __init__(self, total: int, shown: bool):
-        self._bar = None
-        if shown:
+    def watched(self, progress: bool, callback: Callable[[FitState], Any] | None) -> FitResult:
+        """The fit in blocks that can be seen and interrupted."""
+        data, state = self._prepared()
+        seen = self.journal.resume(state)
+        if seen is None:
+            self.journal.begin(state)
+        else:
+            state, self.blocks = seen
+        quiet = not progress and callback is None and not self.journal
+        steps = _FIRST_BLOCK // self.each if quiet else 1
+        with Bar(self.limit, progress) as bar:
+            if int(state.n_iter) > 0:
+                bar.update(int(state.n_iter), state)
             try:
-                from tqdm.auto import tqdm
-            except ImportError as error:
-                raise ImportError("progress=True needs tqdm: pip install tqdm") from error
-            self._bar = tqdm(total=total, desc="fit", unit="step")
+                self._blocks(state, data, bar, callback, int(np.clip(steps, 1, _BLOCK_STEPS - 1)))
+            except KeyboardInterrupt:
+                self.interrupted = True
+        return self._ended()
 
-    def __enter__(self) -> Self:
-        return self
+    def _prepared(self) -> tuple[PyTree, FitState]:
+        arguments = (self.fitter, self.x, self.gmm, self.weights, self.key, self.ladder)
+        data, state = _prepare(*arguments)
+        return _with(self.x, data), state
 
-    def __exit__(self, *exception: Any) -> None:
-        if self._bar is not None:
-            self._bar.close()
+    def _blocks(self, state, data, bar: Bar, callback, steps: int) -> None:
+        """Blocks of steps, each as long as half a second, to the end of the fit."""
+        going, n_iter, way = True, int(state.n_iter), int(state.way)
+        try:
+            while going and (n_iter < self.limit or self.result is None):
+                began = time.perf_counter()
+                end = np.int32(min(self.limit, n_iter + steps))
+                ladder = self.ladder.only(way)
+                new, result, *seen = _block(self.fitter, state, data, self.weights, end, ladder)
+                history, going, reached, way = jax.device_get((*seen, new.n_iter, new.way))
+                made, way = int(reached) - n_iter, int(way)
+                # At once, so that Ctrl-C finds a state and the trace of that state.
+                state, n_iter, self.result = new, int(reached), result
+                self.blocks = [*self.blocks, history[:made]]
+                if way > ladder.last:
+                    name = self.ladder.ways[way].__name__.lower()
+                    _log.debug("step %d: the rows are %s from here on", n_iter, name)
+                    continue
+                if not made:  # it had ended when it was resumed
+                    break
+                bar.update(made - (made == n_iter + 1), state)
+                self.journal.keep(state, self.blocks)
+                if callback is not None and callback(state) is True:
+                    self.interrupted = True
+                    break
+                seconds = (time.perf_counter() - began) / max(made, 1)
+                steps = int(np.clip(_BLOCK_SECONDS / seconds, 1, _BLOCK_STEPS - 1))
+        finally:
+            self.journal.end(state, self.blocks)
 
-    def update(self, steps: int, state: FitState) -> None:
-        if self._bar is not None:
-            value = float(np.max(np.asarray(state.log_likelihood)))
-            self._bar.set_postfix_str(f"log-likelihood {value:.6f}", refresh=False)
-            self._bar.update(steps)
+    def _ended(self) -> FitResult:
+        """The result, with the likelihoods of its steps, of the start that it is of."""
+        result = self.result
+        if result is None:
+            # Interrupted before its start was evaluated.
+            value = mean_of(self.gmm.log_prob(self.x), self.weights)
+            start = FitState.begin(self.gmm, None, value.dtype)
+            n_iter = jnp.zeros((), jnp.int32)
+            result = conclude(dataclasses.replace(start, n_iter=n_iter, log_likelihood=value))
+        # In NumPy: as a JAX array each length would be a program of its own.
+        made, start = jax.device_get((result.n_iter, result.start))
+        trace = np.concatenate([np.zeros(0, self.x.dtype), *_of_start(self.blocks, int(start))])
+        result = dataclasses.replace(result, history=jax.device_put(trace[:made]))
+        if self.interrupted and bool(result.status == Status.max_steps_reached):
+            result = dataclasses.replace(result, status=Status.interrupted)
+        return result
+
+
+def _of_start(blocks: list[np.ndarray], start: int) -> list[np.ndarray]:
+    """Each block's likelihoods of one start."""
+    return [block.reshape(len(block), -1)[:, start] for block in blocks if len(block)]

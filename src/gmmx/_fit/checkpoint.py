@@ -1,4 +1,4 @@
-"""A fit that is killed goes on where it was, with the same result as if it had not been."""
+"""Checkpoints: a fit that was killed resumes, and its result is the same."""
 
 import dataclasses
 import functools
@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -22,28 +22,26 @@ from jaxtyping import Array, PRNGKeyArray
 from .._files import FileError, from_json, read_tensors, write_tensors
 from .._mixture import GaussianMixture
 from .result import FitWarning
-
-if TYPE_CHECKING:
-    from .base import AbstractFitter, FitState
+from .state import FitState
 
 _FORMAT = "gmmx.Checkpoint"
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
     """Where a fit keeps its state, so that the same call resumes it.
 
-    `fitter.fit(x, gmm, checkpoint=gmmx.Checkpoint("fit.ckpt"))` begins a fit and writes its whole
-    state to the file now and then. Run again after it was killed, it goes on from there, and the
-    result is the same to the last bit. Once the fit has ended the same call returns its result;
-    with a larger `max_iter` it goes on. To begin anew, delete the file.
+    `fitter.fit(x, gmm, checkpoint=gmmx.Checkpoint("fit.ckpt"))` starts a fit and writes its whole
+    state to the file at intervals. After a kill the same call resumes from the file, and the
+    result is the same to the last bit. After the end of the fit the same call returns its result;
+    with a larger `max_iter` it continues. To start again, delete the file.
 
     **Arguments:**
 
-    - `path`: the file, in safetensors. It is replaced whole or not at all.
-    - `every`: seconds between two writings, at the least. The beginning and the end of the fit
-        are always written, and so is Ctrl-C.
+    - `path`: the file, in safetensors. It is replaced as a whole or not at all.
+    - `every`: minimum number of seconds between two writes. The state is also written at the
+        beginning and the end of the fit, and at Ctrl-C.
     """
 
     path: str | os.PathLike[str]
@@ -51,36 +49,42 @@ class Checkpoint:
 
     def __post_init__(self):
         if not self.every >= 0:
-            raise ValueError(f"every={self.every!r}; a number of seconds was wanted.")
+            raise ValueError(f"every={self.every!r}; expected a number of seconds.")
 
 
 class Journal:
-    """The checkpoint of one fit; without a `Checkpoint` it does nothing."""
+    """The checkpoint of one fit. Without a `Checkpoint` it does nothing."""
 
     def __init__(
         self,
         checkpoint: Checkpoint | None,
-        fitter: "AbstractFitter",
+        fitter: eqx.Module,
         x: Array,
         gmm: GaussianMixture,
         weights: Array | None,
-        key: PRNGKeyArray,
+        key: PRNGKeyArray | None,
     ):
         self._checkpoint = checkpoint
         if checkpoint is None:
             return
-        self._arguments = fitter, x, gmm, weights, key
         self._identity = {
             "fitter": _describe(fitter),
             "x": _digest(x),
             "start": [gmm.covariance_type, *map(_digest, jax.tree.leaves(gmm))],
             "weights": None if weights is None else _digest(weights),
-            "key": _digest(key),
+            "key": _digest(jax.random.key(0) if key is None else key),
         }
         self._last = time.monotonic()
 
-    def resume(self) -> "tuple[FitState, list[np.ndarray]] | None":
-        """The state and the likelihoods up to it; None where nothing has been kept yet.
+    def __bool__(self) -> bool:
+        return self._checkpoint is not None
+
+    def resume(self, like: FitState) -> tuple[FitState, list[np.ndarray]] | None:
+        """The state and the likelihoods up to it; None if nothing has been written yet.
+
+        **Arguments:**
+
+        - `like`: a state of the same fit.
 
         **Raises:** `FileError` where the file is of another fit, or of none.
         """
@@ -89,11 +93,6 @@ class Journal:
         path = self._checkpoint.path
         arrays, metadata = read_tensors(path, _FORMAT, _VERSION)
         _check_same(path, from_json(path, metadata, "identity"), self._identity)
-        fitter, x, gmm, weights, key = self._arguments
-        like = eqx.filter_eval_shape(
-            lambda x, gmm, weights, key: fitter.init(fitter.prepare(x, gmm), gmm, weights, key),
-            x, gmm, weights, key,
-        )  # fmt: skip
         history = arrays.pop("history", None)
         leaves, treedef = jax.tree_util.tree_flatten_with_path(like)
         wanted = {_name(at): leaf for at, leaf in leaves if _is_stored(leaf)}
@@ -102,29 +101,29 @@ class Journal:
         filled = []
         for at, leaf in leaves:
             if _is_stored(leaf):
-                leaf = _decode(arrays[_name(at)], leaf, key)
+                leaf = _decode(arrays[_name(at)], leaf)
             if leaf is None:
                 raise _of_another_version(path, metadata)
             filled.append(leaf)
         state = jax.tree_util.tree_unflatten(treedef, filled)
-        if history.shape != (int(state.n_iter), *state.log_likelihood.shape):
-            raise FileError(path, "its trace is not as long as the fit it is of. Delete it.")
+        if history.shape != (int(state.n_iter) + 1, *state.log_likelihood.shape):
+            raise FileError(path, "its trace and its number of steps do not agree. Delete it.")
         return state, [history]
 
-    def begin(self, state: "FitState") -> None:
-        """Write the first state: what would fail at every writing fails before the fit."""
+    def begin(self, state: FitState) -> None:
+        """Write the first state, so that a path that cannot be written fails before the fit."""
         if self._checkpoint is not None:
             self._write(state, [])
 
-    def keep(self, state: "FitState", blocks: Sequence[np.ndarray]) -> None:
-        """Write the state if it is time to."""
+    def keep(self, state: FitState, blocks: Sequence[np.ndarray]) -> None:
+        """Write the state if the last write was long ago."""
         if self._checkpoint is not None and (
             time.monotonic() - self._last >= self._checkpoint.every
         ):
             self.end(state, blocks)
 
-    def end(self, state: "FitState", blocks: Sequence[np.ndarray]) -> None:
-        """Write the state. A fit is not given up for a full disk: that warns."""
+    def end(self, state: FitState, blocks: Sequence[np.ndarray]) -> None:
+        """Write the state. A full disk does not end a fit: it warns."""
         if self._checkpoint is None:
             return
         try:
@@ -132,7 +131,7 @@ class Journal:
         except OSError as error:
             warnings.warn(f"the checkpoint was not written: {error}", FitWarning, stacklevel=4)
 
-    def _write(self, state: "FitState", blocks: Sequence[np.ndarray]) -> None:
+    def _write(self, state: FitState, blocks: Sequence[np.ndarray]) -> None:
         assert self._checkpoint is not None
         leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(state, eqx.is_array))
         arrays = {_name(at): _encode(leaf) for at, leaf in leaves}
@@ -148,7 +147,7 @@ class Journal:
         self._last = time.monotonic()
 
 
-# The leaves of a state
+# Leaves of a state
 
 
 def _name(at: tuple[Any, ...]) -> str:
@@ -156,7 +155,7 @@ def _name(at: tuple[Any, ...]) -> str:
 
 
 def _is_stored(leaf: Any) -> bool:
-    return isinstance(leaf, jax.ShapeDtypeStruct)
+    return eqx.is_array(leaf)
 
 
 def _is_key(leaf: Any) -> bool:
@@ -170,10 +169,10 @@ def _encode(leaf: Array | np.ndarray) -> np.ndarray:
     return value[..., None].view(np.uint8) if value.dtype.kind == "V" else value
 
 
-def _decode(value: np.ndarray, like: jax.ShapeDtypeStruct, key: PRNGKeyArray) -> Array | None:
+def _decode(value: np.ndarray, like: Array) -> Array | None:
     """The leaf; None where it is not such a one."""
     if _is_key(like):
-        impl = jax.random.key_impl(key)
+        impl = jax.random.key_impl(like)
         wanted = jax.eval_shape(jax.random.key_data, like)
         if not _fits(value, wanted):
             return None
@@ -191,12 +190,12 @@ def _of_another_version(path: Any, metadata: Mapping[str, str]) -> FileError:
     writer = metadata.get("gmmx_version", "an unknown version")[:40]
     return FileError(
         path,
-        f"the state in it, of gmmx {writer}, is not one of this fitter here. Resume with the "
-        "versions of gmmx and Optax that it was begun with, or delete the file to begin anew.",
+        f"its state, written by gmmx {writer}, does not fit this fitter. Resume with the versions "
+        "of gmmx and Optax that started the fit, or delete the file to start again.",
     )
 
 
-# Which fit it is of
+# The identity of a fit
 
 
 def _digest(value: Array | np.ndarray) -> str:
@@ -207,7 +206,7 @@ def _digest(value: Array | np.ndarray) -> str:
 
 
 def _check_same(path: Any, kept: Any, now: Mapping[str, Any]) -> None:
-    """Refuse to go on with other data or other settings."""
+    """Refuse to resume with other data or other settings."""
     if not isinstance(kept, dict):
         raise FileError(path, "its header's 'identity' is damaged.")
     # Through JSON, as what was kept has gone.
@@ -227,8 +226,8 @@ def _check_same(path: Any, kept: Any, now: Mapping[str, Any]) -> None:
     causes += [f"{label} differ" for name, label in told.items() if kept.get(name) != now[name]]
     raise FileError(
         path,
-        f"it is the checkpoint of another fit ({'; '.join(causes)}). To resume that one call fit "
-        "with what it was begun with; to begin anew, delete the file or give another path.",
+        f"it is the checkpoint of another fit ({'; '.join(causes)}). To resume that fit, call fit "
+        "with its original arguments. To start again, delete the file or give another path.",
     )
 
 
@@ -238,10 +237,10 @@ def _brief(value: Any) -> str:
 
 
 def _describe(value: Any, above: tuple[int, ...] = ()) -> Any:
-    """What decides how a fitter acts, as JSON, the same in every process.
+    """The settings of a fitter as JSON, the same in every process.
 
-    Optax's optimisers are functions that hold their settings in closures, so these are looked
-    into.
+    Optax's optimisers are functions that hold their settings in closures, so closures are
+    described too.
     """
     if value is None or isinstance(value, str | bool):
         return value

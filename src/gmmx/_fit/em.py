@@ -4,44 +4,38 @@ import dataclasses
 from typing import Self
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from .._accuracy import PACKED, Route
+from .._engine.form import Form
+from .._engine.ladder import Ladder
+from .._engine.moments import Moments, Rows, expect, is_empty, maximise
 from .._mixture import GaussianMixture
-from .._moments import Survey, expect, is_empty, maximise
-from .base import AbstractFitter, FitState
+from .base import AbstractFitter
 from .frozen import check_frozen
 from .implicit import Inputs, fixed_point, refuse
 from .options import positive, sweepable
-from .result import FitResult, Status, conclude, where
+from .result import FitResult, conclude
+from .state import FitState, where
+from .status import Status
 
-# The largest relative error of a covariance in a step that is not made again. The next step, which
-# sees it, is accurate, and none converges on a step that is not.
-_ROUGH = 0.02
-
-# After so many steps in which too many rows were near narrow components, these are not whitened
-# apart any more: each such step is made twice. The first steps may be of the kind in any fit.
-_PATIENCE = 3
+# The least deviation of a component, in units of ε times that of the rows.
+_NARROWEST = 4
 
 
 class _Memory(eqx.Module):
+    form: Form
+    """The model in hand, in the frame of the rows"""
+    moments: Moments
+    """Of the model in hand"""
+    trace: Float[Array, " k"]
+    """tr Λ_k of the model in hand, which `reg_covar` penalises"""
     previous: GaussianMixture
     """The model before the last step: of finite likelihood"""
-    gain: Float[Array, ""]
-    """The least gain of likelihood that the last M-step promised; zero without `reg_covar`"""
-    route: Route
-    crowded: Int[Array, ""]
-    """How many steps were taken back because too many rows were near narrow components"""
+    settled: Bool[Array, ""]
+    """Whether the last step changed the likelihood by less than tol: one more follows"""
     absent: Bool[Array, " k"]
-    """The components that stood at weight zero before the first step: they have lost nothing"""
-    empty: Bool[Array, ""]
-
-
-class _Data(eqx.Module):
-    x: Float[Array, "n d"]
-    survey: Survey
+    """The components at weight zero before the first step, which have lost nothing"""
 
 
 class EMFitter(AbstractFitter):
@@ -56,7 +50,7 @@ class EMFitter(AbstractFitter):
     **Arguments:**
 
     - `tol`: the fit has converged when the mean log-likelihood changes by less in one step.
-    - `max_iter`: the most steps.
+    - `max_iter`: maximum number of steps.
     - `reg_covar`: ε, added to the variances, in the squared units of the data.
     - `frozen`: what stays as it is: any of `"weights"`, `"means"`, `"covariances"`.
 
@@ -71,104 +65,86 @@ class EMFitter(AbstractFitter):
     def without_limit(self) -> Self:
         return dataclasses.replace(self, max_iter=1)
 
-    def prepare(self, x: Float[Array, "n d"], gmm: GaussianMixture) -> _Data:
-        return _Data(x, Survey.of(gmm, x, keep=True))
+    def prepare(
+        self,
+        x: Float[Array, "n d"],
+        gmm: GaussianMixture,
+        weights: Float[Array, " n"] | None,
+        ladder: Ladder,
+    ) -> Rows:
+        return Rows.of(x, weights, ladder, type(gmm.structure).axis_aligned)
 
     def init(
         self,
-        data: _Data,
+        data: Rows,
         gmm: GaussianMixture,
         weights: Float[Array, " n"] | None,
         key: PRNGKeyArray,
     ) -> FitState:
-        dtype = data.x.dtype
-        zero, none = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
-        route = data.survey.route(gmm)
-        return FitState(
-            gmm=gmm,
-            n_iter=jnp.zeros((), jnp.int32),
-            log_likelihood=jnp.full((), -jnp.inf, dtype),
-            log_likelihood_diff=jnp.full((), jnp.inf, dtype),
-            status=Status.running,
-            inner=_Memory(gmm, zero, route, none, gmm.logits == -jnp.inf, jnp.asarray(False)),
+        zero, absent = jnp.zeros((), gmm.dtype), gmm.logits == -jnp.inf
+        # The first evaluation fills these in.
+        weight, means, factors = (
+            jnp.zeros_like(like) for like in (gmm.logits, gmm.means, gmm.factors())
         )
+        form = Form(weight, means, factors)
+        moments = Moments(weight, means, factors, zero, zero)
+        memory = _Memory(form, moments, weight, gmm, jnp.asarray(False), absent)
+        return FitState.begin(gmm, memory, gmm.dtype)
 
-    def step(self, state: FitState, data: _Data, weights: Float[Array, " n"] | None) -> FitState:
+    def update(
+        self, state: FitState, data: Rows, weights: Float[Array, " n"] | None, ladder: Ladder
+    ) -> FitState:
+        """The M-step."""
+        memory, reg_covar = state.inner, jnp.asarray(self.reg_covar, state.gmm.dtype)
+        updated = maximise(
+            state.gmm, memory.form, memory.moments, data.frame, reg_covar, self.frozen
+        )
+        memory = dataclasses.replace(memory, previous=state.gmm)
+        return dataclasses.replace(state, gmm=updated, inner=memory)
+
+    def evaluate(
+        self, state: FitState, data: Rows, weights: Float[Array, " n"] | None, ladder: Ladder
+    ) -> FitState:
+        """The E-step."""
         memory, gmm = state.inner, state.gmm
-        x, survey = data.x, data.survey
-        tol = jnp.asarray(self.tol, x.dtype)
-        reg_covar = jnp.asarray(self.reg_covar, x.dtype)
-        moments = expect(gmm, x, weights, survey, memory.route)
+        tol, reg_covar = (jnp.asarray(v, gmm.dtype) for v in (self.tol, self.reg_covar))
+        form, trace = Form.of(gmm, data.frame), gmm.precision_trace()
+        moments, size = expect(form, data, weights, ladder, state.way)
         log_likelihood = moments.log_likelihood / moments.count
-        updated = maximise(gmm, moments, reg_covar, self.frozen)
-
-        # The moments have to be accurate, and for the model that came out as well. Where they are
-        # not, the step is taken back and made again in a slower way.
-        crowded = moments.crowded > 0
-        n_crowded = memory.crowded + crowded.astype(jnp.int32)
-        wanted = survey.route(updated, apart=n_crowded < _PATIENCE)
-        error = memory.route.error(wanted)
-        taken_back = crowded | (error > _ROUGH)
-        slower = where(crowded, memory.route.together(), memory.route.both(wanted))
-        again = dataclasses.replace(
-            state, inner=dataclasses.replace(memory, route=slower, crowded=n_crowded)
-        )
-
-        d = gmm.n_features
-        narrowing = updated.structure.precision_trace(d) - gmm.structure.precision_trace(d)
-        share = moments.weight / moments.count
         first = state.n_iter == 0
         change = jnp.where(first, jnp.inf, log_likelihood - state.log_likelihood)
+        # The M-step promised at least this much, and with `reg_covar` it may be negative.
+        share = memory.moments.weight / memory.moments.count
+        promised = reg_covar / 2 * jnp.sum(share * (trace - memory.trace))
         # What rounding alone may move the likelihood by.
-        noise = 2e3 * float(jnp.finfo(x.dtype).eps) * jnp.maximum(1, jnp.abs(log_likelihood))
-        fell = change - memory.gain < -jnp.maximum(tol, noise)
-        singular = ~_is_finite(updated)
+        noise = 2e3 * float(jnp.finfo(gmm.dtype).eps) * jnp.maximum(1, jnp.abs(log_likelihood))
+        fell = change - promised < -jnp.maximum(tol, noise)
         non_finite = ~jnp.isfinite(log_likelihood)
+        # NaN, or narrower than rounding, beside the deviations of the rows.
+        narrowest = _NARROWEST * float(jnp.finfo(gmm.dtype).eps)
+        singular = ~first & ~(jnp.max(jnp.abs(form.factors)) * narrowest <= 1)
+        lost = (fell | non_finite | singular) & ~first
 
-        settled = (jnp.abs(change) < tol) & (error == 0)
-        status = Status.where(settled, Status.converged, Status.running)
-        status = Status.where(singular, Status.singular_covariance, status)
+        status = Status.where(memory.settled, Status.converged, Status.running)
         status = Status.where(fell, Status.likelihood_decreased, status)
         status = Status.where(non_finite, Status.non_finite, status)
-        good = where(singular, gmm, updated)
-        moved = FitState(
-            gmm=where(fell | non_finite, memory.previous, good),
-            n_iter=state.n_iter + 1,
-            log_likelihood=log_likelihood,
+        status = Status.where(singular, Status.singular_covariance, status)
+        memory = dataclasses.replace(
+            memory, form=form, moments=moments, trace=trace, settled=jnp.abs(change) < tol
+        )
+        return dataclasses.replace(
+            state,
+            gmm=where(lost, memory.previous, gmm),
+            log_likelihood=jnp.where(lost, state.log_likelihood, log_likelihood),
             log_likelihood_diff=change,
             status=status,
-            inner=_Memory(
-                previous=where(non_finite, memory.previous, gmm),
-                gain=reg_covar / 2 * jnp.sum(share * narrowing),
-                route=wanted,
-                crowded=n_crowded,
-                absent=memory.absent,
-                empty=jnp.any(is_empty(moments) & ~memory.absent),
-            ),
+            way=jnp.where(size <= 1, state.way, state.way + 1),
+            inner=memory,
         )
-        return where(taken_back, again, moved)
 
-    def finish(
-        self,
-        state: FitState,
-        data: _Data,
-        weights: Float[Array, " n"] | None,
-    ) -> FitResult:
-        memory, survey = state.inner, data.survey
-        # Of the moments that this makes a compiler leaves what the likelihood needs.
-        survey = survey.together()
-        route = survey.route(state.gmm)
-        moments = expect(state.gmm, data.x, weights, survey, route)
-        log_likelihood = moments.log_likelihood / moments.count
-        lost = ~jnp.isfinite(log_likelihood) & (state.status != Status.non_finite)
-        state = dataclasses.replace(
-            state,
-            gmm=where(lost, memory.previous, state.gmm),
-            status=Status.where(lost, Status.non_finite, state.status),
-        )
-        log_likelihood = jnp.where(lost, state.log_likelihood, log_likelihood)
-        packed = jnp.mean((memory.route.ways == PACKED).astype(data.x.dtype))
-        return conclude(state, log_likelihood, packed, memory.empty)
+    def finish(self, state: FitState) -> FitResult:
+        memory = state.inner
+        return conclude(state, jnp.any(is_empty(memory.moments) & ~memory.absent))
 
     def attach(
         self,
@@ -186,9 +162,3 @@ class EMFitter(AbstractFitter):
         inputs = Inputs(x, weights, jnp.asarray(self.reg_covar, x.dtype), start)
         found = fixed_point(self.frozen, result.gmm, result.log_likelihood, inputs)
         return dataclasses.replace(result, gmm=found[0], log_likelihood=found[1])
-
-
-def _is_finite(gmm: GaussianMixture) -> Bool[Array, ""]:
-    """Whether the parameters are finite; a weight of zero, a logit of −∞, is."""
-    parts = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((gmm.means, gmm.structure))]
-    return jnp.all(jnp.stack([*parts, ~jnp.any(jnp.isnan(gmm.logits))]))

@@ -1,4 +1,4 @@
-"""What a fit leaves as it is: any of a mixture's weights, means and covariances."""
+"""Parameters that a fit keeps fixed: any of weights, means and covariances."""
 
 from collections.abc import Iterable
 
@@ -11,12 +11,12 @@ _NAMES = frozenset({"weights", "means", "covariances"})
 
 
 def check_frozen(names: str | Iterable[str]) -> frozenset[str]:
-    """The names as a set, refused where they are none or all of the parameters."""
+    """The names as a set. Refused where one is unknown, or where all parameters are frozen."""
     names = frozenset([names] if isinstance(names, str) else names)
     if names - _NAMES:
         raise ValueError(
-            f"frozen={sorted(names)!r}; any of {sorted(_NAMES)} was wanted, the names of the "
-            "mixture's parameters."
+            f"frozen={sorted(names)!r}; expected any of {sorted(_NAMES)}, the parameters of the "
+            "mixture."
         )
     if names == _NAMES:
         raise ValueError("weights, means and covariances are all frozen: nothing is left to fit.")
@@ -24,7 +24,7 @@ def check_frozen(names: str | Iterable[str]) -> frozenset[str]:
 
 
 def split(gmm: GaussianMixture, frozen: frozenset[str]) -> tuple[GaussianMixture, GaussianMixture]:
-    """The model parted into what is fitted and what is frozen; `eqx.combine` joins them."""
+    """The model in two parts, fitted and frozen; `eqx.combine` joins them."""
     parts = {"weights": gmm.logits, "means": gmm.means, "covariances": gmm.structure}
     spec = eqx.tree_at(
         lambda g: (g.logits, g.means, g.structure),

@@ -12,20 +12,27 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray, PyTree
 
 from .._checks import check_count
-from .._density import assess, log_prob_of
+from .._engine.density import by_way, log_prob_of
+from .._engine.ladder import Ladder
 from .._mixture import GaussianMixture
-from .._standardise import Standardisation
-from .base import AbstractFitter, FitState
+from .base import AbstractFitter
 from .frozen import check_frozen, split
 from .options import optional, positive, sweepable
-from .result import FitResult, Status, conclude, mean_of, where
+from .result import FitResult, conclude, mean_of
+from .standardise import Standardisation
+from .state import FitState, where
+from .status import Status
 
 
 class _Memory(eqx.Module):
     units: Standardisation
     trained: GaussianMixture
     """The current model in those units; `FitState.gmm` is the best so far"""
+    gradient: PyTree
+    """Of the objective, in what is trained"""
     optimiser: PyTree
+    value: Float[Array, ""]
+    """The mean log-likelihood of `FitState.gmm`, on all rows and without `reg_covar`"""
     best: Float[Array, ""]
     """The best objective so far"""
     reference: Float[Array, ""]
@@ -59,8 +66,8 @@ class GradientFitter(AbstractFitter):
     The last factor is the mean of the log-density over noise of variance ε about each sample. A
     component alone is best at Σ = S + εI, so ε means what it means to `EMFitter`, whose M-step
     has the same optimum; where components overlap and ε is large the two differ in how samples
-    are shared. The data are standardised on the way in and the model brought back, so that a
-    learning rate means the same in any units.
+    are shared. The data are standardised first, so that a learning rate means the same in any
+    units.
 
     One step is one pass over the data. The model returned is the one of the best likelihood met.
 
@@ -72,7 +79,7 @@ class GradientFitter(AbstractFitter):
         if there is none.
     - `tol`: the fit has converged when the likelihood has not risen by this much, in nats a
         sample, in `patience` steps.
-    - `max_iter`: the most steps.
+    - `max_iter`: maximum number of steps.
     - `reg_covar`: ε, in the squared units of the data.
     - `batch_size`: rows of a minibatch, drawn anew each pass; all of them if there is none.
     - `validation_fraction`: the part of the rows, drawn by the fit's key, that is held out;
@@ -100,7 +107,7 @@ class GradientFitter(AbstractFitter):
         fraction = self.validation_fraction
         if isinstance(fraction, np.floating) and not 0 < fraction < 1:
             raise ValueError(
-                f"validation_fraction={float(fraction)}; a part of the rows was wanted, between 0 "
+                f"validation_fraction={float(fraction)}; expected a part of the rows, between 0 "
                 "and 1, or None to hold out none."
             )
         if isinstance(self.optimizer, tuple):
@@ -112,8 +119,8 @@ class GradientFitter(AbstractFitter):
             return
         if not callable(self.optimizer):
             raise ValueError(
-                f"optimizer={self.optimizer!r}; an Optax optimiser was wanted, optax.adam(0.05), "
-                "or a function that makes one of a learning rate, optax.adam."
+                f"optimizer={self.optimizer!r}; expected an Optax optimiser, optax.adam(0.05), or "
+                "a function that makes one from a learning rate, optax.adam."
             )
 
     def without_limit(self) -> Self:
@@ -127,16 +134,9 @@ class GradientFitter(AbstractFitter):
             optimiser = optimiser(rate if callable(rate) else jnp.asarray(rate, dtype))
         return optax.with_extra_args_support(cast(optax.GradientTransformation, optimiser))
 
-    def _log_prob(
-        self, trained: GaussianMixture, units: Standardisation, z: Float[Array, "n d"]
-    ) -> Float[Array, " n"]:
-        """log Σ w_k N(z; ·) exp(−ε/2 tr Λ_k), Λ in the data's own units."""
-        trace = units.back(trained).structure.precision_trace(trained.n_features)
-        floor = jnp.asarray(self.reg_covar, z.dtype) / 2 * trace
-        logits = trained.log_weights - floor
-        # The weights of that mixture do not sum to one: what they lack is put back.
-        lessened = eqx.tree_at(lambda g: g.logits, trained, logits)
-        return lessened.log_prob(z) + jax.nn.logsumexp(logits)
+    def ladder(self, x: Float[Array, "n d"], gmm: GaussianMixture) -> Ladder:
+        rows = x.shape[0] if self.batch_size is None else min(self.batch_size, x.shape[0])
+        return Ladder.of(gmm, rows, products=1)
 
     def init(
         self,
@@ -145,7 +145,7 @@ class GradientFitter(AbstractFitter):
         weights: Float[Array, " n"] | None,
         key: PRNGKeyArray,
     ) -> FitState:
-        x, units = data, Standardisation.of(gmm, data)
+        x, units = data, Standardisation.of(gmm, data, weights)
         absent = gmm.logits == -jnp.inf
         # The optimiser sees a number there: weight decay would make NaN of −∞.
         logits = jnp.where(absent, 0, gmm.logits)
@@ -154,80 +154,130 @@ class GradientFitter(AbstractFitter):
         held_out = None
         if self.validation_fraction is not None:
             key, split_key = jax.random.split(key)
-            n = x.shape[0]
-            size = jnp.asarray(self.validation_fraction, x.dtype) * n
-            order = jax.random.permutation(split_key, n)
-            held_out = order < jnp.clip(jnp.round(size), 1, n - 1).astype(order.dtype)
+            held_out = _some_of(weights, x, self.validation_fraction, split_key)
         nothing = jnp.full((), -jnp.inf, x.dtype)
-        zero = jnp.zeros((), jnp.int32)
-        return FitState(
-            gmm=gmm,
-            n_iter=zero,
-            log_likelihood=nothing,
-            log_likelihood_diff=-nothing,
-            status=Status.running,
-            inner=_Memory(
-                units=units,
-                trained=trained,
-                optimiser=self._optimiser(x.dtype).init(free),
-                best=nothing,
-                reference=nothing,
-                since=zero,
-                held_out=held_out,
-                absent=absent,
-                key=key,
-            ),
+        memory = _Memory(
+            units=units,
+            trained=trained,
+            gradient=jax.tree.map(jnp.zeros_like, free),
+            optimiser=self._optimiser(x.dtype).init(free),
+            value=nothing,
+            best=nothing,
+            reference=nothing,
+            since=jnp.zeros((), jnp.int32),
+            held_out=held_out,
+            absent=absent,
+            key=key,
         )
+        return FitState.begin(gmm, memory, x.dtype)
 
-    def step(
-        self, state: FitState, data: Float[Array, "n d"], weights: Float[Array, " n"] | None
-    ) -> FitState:
-        x, memory = data, state.inner
-        z = memory.units.apply(x)
-        train = jnp.ones(x.shape[0], x.dtype) if weights is None else weights
-        watch = train
-        if memory.held_out is not None:
-            watch = jnp.where(memory.held_out, train, 0)
-            train = jnp.where(memory.held_out, 0, train)
-        free, frozen = split(memory.trained, self.frozen)
-        update = _update_whole if self.batch_size is None else self._update_batches
-        shuffle_key, key = jax.random.split(memory.key)
+    def _parts(
+        self, memory: _Memory, data: Float[Array, "n d"], weights: Float[Array, " n"] | None
+    ) -> tuple[Array, Array, Array]:
+        """The rows in the units of the fit, and the weights to train and to watch with."""
+        train = jnp.ones(data.shape[0], data.dtype) if weights is None else weights
+        if memory.held_out is None:
+            return memory.units.apply(data), train, train
+        watch = jnp.where(memory.held_out, train, 0)
+        return memory.units.apply(data), jnp.where(memory.held_out, 0, train), watch
 
-        def loss(free: GaussianMixture, z: Array, train: Array, size: Array) -> tuple[Array, Array]:
+    def _objective(
+        self, memory: _Memory, frozen: GaussianMixture, ladder: Ladder, way: Int[Array, ""]
+    ) -> Callable[..., tuple[Array, tuple[Array, Array]]]:
+        """−Σ w log Σ_k w_k N(z; ·) exp(−ε/2 tr Λ_k) / Σ w, Λ in the units of the data.
+
+        With the log-densities of the rows, penalised and not, and the size of what cancels.
+        """
+
+        def loss(
+            free: PyTree, z: Float[Array, "n d"], train: Float[Array, " n"], total: Array
+        ) -> tuple[Array, tuple[Array, Array]]:
             trained = memory.model(eqx.combine(free, frozen))
-            log_prob = self._log_prob(trained, memory.units, z)
-            return -(train @ log_prob) / size, log_prob
+            reg_covar = jnp.asarray(self.reg_covar, z.dtype)
+            penalty = reg_covar / 2 * memory.units.back(trained).precision_trace()
 
-        log_prob, free, optimiser = update(
-            self._optimiser(x.dtype), loss, free, memory.optimiser, z, train, shuffle_key
-        )
+            def both(log_joint: Float[Array, "k n"], penalty: Array = penalty) -> Array:
+                penalised = log_prob_of(log_joint - penalty[:, None])
+                return jnp.stack([penalised, log_prob_of(log_joint)], axis=1)
+
+            log_prob, size = by_way(trained, z, both, ladder, way)
+            return -(train @ log_prob[:, 0]) / total, (log_prob, size)
+
+        return loss
+
+    def update(
+        self,
+        state: FitState,
+        data: Float[Array, "n d"],
+        weights: Float[Array, " n"] | None,
+        ladder: Ladder,
+    ) -> FitState:
+        """One step of the optimiser, or a pass of minibatches."""
+        memory = state.inner
+        z, train, _ = self._parts(memory, data, weights)
+        free, frozen = split(memory.trained, self.frozen)
+        key, shuffle_key = jax.random.split(memory.key)
+        loss = self._objective(memory, frozen, ladder, state.way)
+        optimiser = self._optimiser(data.dtype)
+        if self.batch_size is None:
+            # The optimiser sees the objective in the units of the fit.
+            shift = jnp.sum(jnp.log(memory.units.scale))
+            value = -state.log_likelihood - shift
+            free, inner = _descend(
+                optimiser, loss, free, memory.optimiser, value, memory.gradient,
+                (z, train, jnp.sum(train)),
+            )  # fmt: skip
+        else:
+            free, inner = _pass(
+                optimiser, loss, free, memory.optimiser, z, train, self.batch_size, shuffle_key
+            )
+        trained = cast(GaussianMixture, eqx.combine(free, frozen))
+        memory = dataclasses.replace(memory, trained=trained, optimiser=inner, key=key)
+        return dataclasses.replace(state, inner=memory)
+
+    def evaluate(
+        self,
+        state: FitState,
+        data: Float[Array, "n d"],
+        weights: Float[Array, " n"] | None,
+        ladder: Ladder,
+    ) -> FitState:
+        """The objective of the current model and its gradient."""
+        memory = state.inner
+        z, train, watch = self._parts(memory, data, weights)
+        free, frozen = split(memory.trained, self.frozen)
+        loss = self._objective(memory, frozen, ladder, state.way)
+        arguments = (free, z, train, jnp.sum(train))
+        if self.batch_size is None:
+            (value, aux), gradient = jax.value_and_grad(loss, has_aux=True)(*arguments)
+        else:
+            (value, aux), gradient = loss(*arguments), memory.gradient
+        log_prob, size = aux
         shift = jnp.sum(jnp.log(memory.units.scale))
-        log_likelihood = train @ log_prob / jnp.sum(train) - shift
-        objective = watch @ log_prob / jnp.sum(watch) - shift
-
+        log_likelihood = -value - shift
+        objective = watch @ log_prob[:, 0] / jnp.sum(watch) - shift
         better = objective > memory.best
-        risen = objective > memory.reference + jnp.asarray(self.tol, x.dtype)
+        risen = objective > memory.reference + jnp.asarray(self.tol, z.dtype)
         since = jnp.where(risen, state.n_iter, memory.since)
-        rested = (state.n_iter - since).astype(x.dtype) >= jnp.asarray(self.patience, x.dtype)
+        rested = (state.n_iter - since).astype(z.dtype) >= jnp.asarray(self.patience, z.dtype)
         status = Status.where(rested, Status.converged, Status.running)
         status = Status.where(jnp.isfinite(objective), status, Status.non_finite)
-        return FitState(
+        inner = dataclasses.replace(
+            memory,
+            gradient=gradient,
+            value=jnp.where(better, mean_of(log_prob[:, 1], weights) - shift, memory.value),
+            best=jnp.where(better, objective, memory.best),
+            reference=jnp.where(risen, objective, memory.reference),
+            since=since,
+        )
+        return dataclasses.replace(
+            state,
             gmm=where(better, self._back(memory, state.gmm), state.gmm),
-            n_iter=state.n_iter + 1,
             log_likelihood=log_likelihood,
             log_likelihood_diff=log_likelihood - state.log_likelihood,
             status=status,
-            inner=_Memory(
-                units=memory.units,
-                trained=cast(GaussianMixture, eqx.combine(free, frozen)),
-                optimiser=optimiser,
-                best=jnp.where(better, objective, memory.best),
-                reference=jnp.where(risen, objective, memory.reference),
-                since=since,
-                held_out=memory.held_out,
-                absent=memory.absent,
-                key=key,
-            ),
+            way=jnp.where(size <= 1, state.way, state.way + 1),
+            inner=inner,
         )
 
     def _back(self, memory: _Memory, gmm: GaussianMixture) -> GaussianMixture:
@@ -235,45 +285,45 @@ class GradientFitter(AbstractFitter):
         back = memory.units.back(memory.model(memory.trained))
         return eqx.combine(split(back, self.frozen)[0], split(gmm, self.frozen)[1])
 
-    def _update_batches(self, optimiser, loss, free, state, z, train, key):
-        """One pass of minibatches; the likelihoods are taken before it."""
-        n = z.shape[0]
-        size = min(cast(int, self.batch_size), n)
-        n_batches = -(-n // size)
-        order = jax.random.permutation(key, n)
-        # The last batch is filled up with rows of the first.
-        batches = jnp.resize(order, n_batches * size).reshape(n_batches, size)
-        expected = size * jnp.mean(train)
-
-        def one(carry, rows):
-            free, state = carry
-            return _descend(optimiser, loss, free, state, z[rows], train[rows], expected)[1:], None
-
-        log_prob = loss(free, z, train, expected)[1]
-        (free, state), _ = jax.lax.scan(one, (free, state), batches)
-        return log_prob, free, state
-
-    def finish(
-        self,
-        state: FitState,
-        data: Float[Array, "n d"],
-        weights: Float[Array, " n"] | None,
-    ) -> FitResult:
-        # In the ways that derivatives take.
-        log_prob, _, packed = assess(state.gmm, data, log_prob_of, apart=False)
-        return conclude(state, mean_of(log_prob, weights), packed)
+    def finish(self, state: FitState) -> FitResult:
+        return conclude(dataclasses.replace(state, log_likelihood=state.inner.value))
 
 
-def _descend(optimiser, loss, free, state, z, train, size):
+def _some_of(weights, x, fraction, key) -> Bool[Array, " n"]:
+    """This part of the rows that count, drawn at random; at least one and not all."""
+    counted = jnp.ones(x.shape[0], bool) if weights is None else weights > 0
+    n = jnp.sum(counted)
+    draws = jnp.where(counted, jax.random.uniform(key, counted.shape, x.dtype), jnp.inf)
+    rank = jnp.argsort(jnp.argsort(draws))
+    size = jnp.round(jnp.asarray(fraction, x.dtype) * n.astype(x.dtype))
+    return rank < jnp.clip(size.astype(n.dtype), 1, n - 1)
+
+
+def _descend(optimiser, loss, free, state, value, gradient, rows):
     """One update of the optimiser."""
-    (value, log_prob), gradient = jax.value_and_grad(loss, has_aux=True)(free, z, train, size)
     updates, state = optimiser.update(
         gradient, state, free, value=value, grad=gradient,
-        value_fn=lambda free: loss(free, z, train, size)[0],
+        value_fn=lambda free: loss(free, *rows)[0],
     )  # fmt: skip
-    return log_prob, optax.apply_updates(free, updates), state
+    return optax.apply_updates(free, updates), state
 
 
-def _update_whole(optimiser, loss, free, state, z, train, key):
-    """One update from all rows; the likelihoods come with its gradient."""
-    return _descend(optimiser, loss, free, state, z, train, jnp.sum(train))
+def _pass(optimiser, loss, free, state, z, train, batch_size, key):
+    """One pass of minibatches over the rows that count, in random order."""
+    n = z.shape[0]
+    size = min(batch_size, n)
+    counted = train > 0
+    count = jnp.sum(counted)
+    # Rows without weight come last, and no batch reaches them.
+    order = jnp.argsort(jnp.where(counted, jax.random.uniform(key, (n,)), jnp.inf))
+    expected = size * jnp.sum(train) / count.astype(z.dtype)
+
+    def one(i, carry):
+        free, state = carry
+        # The last batch is filled up with rows of the first.
+        rows = order[(i * size + jnp.arange(size)) % count]
+        arguments = (z[rows], train[rows], expected)
+        (value, _), gradient = jax.value_and_grad(loss, has_aux=True)(free, *arguments)
+        return _descend(optimiser, loss, free, state, value, gradient, arguments)
+
+    return jax.lax.fori_loop(0, -(-count // size), one, (free, state))

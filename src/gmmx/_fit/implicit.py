@@ -1,17 +1,18 @@
-"""The gradient through a fit: of its fixed point, not of its steps.
+"""The gradient through a fit, by the implicit function theorem.
 
 EM ends where its map has nothing to move, θ* = M(θ*, u) for the inputs u: data, sample weights,
 `reg_covar`, and the parameters that are frozen. By the implicit function theorem
 
     dθ* = (I − ∂M/∂θ)⁻¹ ∂M/∂u du,
 
-so a derivative needs products with ∂M of one EM step, a linear solve by such products, and
-nothing of the way that the fit took. (Christianson 1994; Blondel et al. 2022.)
+so a derivative needs products with ∂M for one EM step, and a linear solve by such products. It
+does not depend on the steps of the fit. (Christianson 1994; Blondel et al. 2022.)
 
-I − ∂M is regular wherever the optimum is isolated: a shift of all logits and the entries of a
-factor that are not read have no effect on M, and are left alone by the identity.
+I − ∂M is regular where the optimum is isolated: M does not depend on a shift of all logits, nor
+on the entries of a factor that are not read, so that there I − ∂M is the identity.
 """
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
@@ -22,12 +23,14 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
+from .._engine.form import Form
+from .._engine.ladder import Ladder
+from .._engine.moments import Rows, expect, maximise
 from .._mixture import GaussianMixture
-from .._moments import Survey, expect, maximise
-from .._standardise import Standardisation
 from .frozen import split
 from .krylov import solve_by_products
 from .result import FitResult, mean_of
+from .standardise import Standardisation
 
 _NOT_CONVERGED = (
     "the fit has not converged enough to be differentiated: its model is too far from the fixed "
@@ -47,7 +50,7 @@ _Tree = TypeVar("_Tree")
 
 
 def constant(tree: _Tree) -> _Tree:
-    """The tree with no derivative flowing through its arrays."""
+    """The tree, with its arrays held constant in derivatives."""
     return jax.tree.map(lambda v: jax.lax.stop_gradient(v) if eqx.is_array(v) else v, tree)
 
 
@@ -65,7 +68,7 @@ def _refuse_jvp(name, primals, tangents):
 
 
 def refuse(name: str, result: FitResult, inputs: PyTree) -> FitResult:
-    """The result as it is; where a derivative of it by the inputs is taken, an error."""
+    """The result as it is; a derivative of it in the inputs is an error."""
     arrays, rest = eqx.partition(result, eqx.is_inexact_array)
     return eqx.combine(_refuse(name, arrays, eqx.filter(inputs, eqx.is_inexact_array)), rest)
 
@@ -106,9 +109,11 @@ def _fixed_point_jvp(frozen, primals, tangents):
     gmm, log_likelihood = fixed_point(frozen, *primals)
     # Units in which all features count alike, and the frame of the E-step: no value depends on
     # either.
-    seen, data = constant((gmm, inputs.x))
-    units, survey = Standardisation.of(seen, data), Survey.of(seen, data, keep=False).together()
-    route = survey.route(seen)
+    seen, data, counts = constant((gmm, inputs.x, inputs.weights))
+    units = Standardisation.of(seen, data, counts)
+    ladder = Ladder.of(seen, data.shape[0], products=2).ends()
+    rows = Rows.of(data, counts, ladder, type(gmm.structure).axis_aligned, keep=False)
+    way = ladder.choose(Form.of(seen, rows.frame), rows.reach)
 
     def model(free: PyTree, inputs: Inputs) -> GaussianMixture:
         held = split(units.into(inputs.start), frozen)[1]
@@ -116,9 +121,11 @@ def _fixed_point_jvp(frozen, primals, tangents):
 
     def residual(free: PyTree, inputs: Inputs) -> PyTree:
         before = model(free, inputs)
-        moments = expect(before, inputs.x, inputs.weights, survey, route)
-        after = units.into(maximise(before, moments, inputs.reg_covar, frozen))
-        return jax.tree.map(jnp.subtract, split(after, frozen)[0], free)
+        moving = dataclasses.replace(rows, x=inputs.x)
+        form = Form.of(before, rows.frame)
+        moments, _ = expect(form, moving, inputs.weights, ladder, way)
+        after = maximise(before, form, moments, rows.frame, inputs.reg_covar, frozen)
+        return jax.tree.map(jnp.subtract, split(units.into(after), frozen)[0], free)
 
     free = split(units.into(gmm), frozen)[0]
     left, push = jax.linearize(lambda free: residual(free, inputs), free)

@@ -1,4 +1,4 @@
-"""Linear systems of a matrix that is known by its products only."""
+"""Linear systems by matrix-vector products."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float
 
 from .._linalg import einsum
 
-# Directions that are kept, and steps that are made at most.
+# Directions that are kept, and the maximum number of steps.
 _KEPT = 64
 _STEPS = 1000
 
@@ -18,11 +18,11 @@ def solve_by_products(
 ) -> tuple[Float[Array, " n"], Bool[Array, ""]]:
     """(x of Ax = b, whether it was found), by generalised conjugate residuals.
 
-    Each step adds the direction p = r, made such that its product q = Ap is orthogonal to the
-    last 64 before it, and takes what of the residual r lies along q. As long as none is
-    forgotten ‖r‖ is the least in the Krylov space, as in GMRES, and it never rises (Eisenstat,
-    Elman & Schultz 1983). It asks for one product a step, and for no factorisation: the GMRES of
-    lineax ends in a QR of LAPACK, which may hang, see `_linalg`.
+    Each step takes the direction p = r, changed so that its product q = Ap is orthogonal to the
+    last 64 products, and removes the part of the residual r along q. While all products are kept,
+    ‖r‖ is the smallest in the Krylov space, as in GMRES, and it never rises (Eisenstat, Elman &
+    Schultz 1983). A step needs one product and no factorisation. (The GMRES of lineax uses a QR
+    of LAPACK, which may hang: see `_linalg`.)
     """
     epsilon = float(jnp.finfo(b.dtype).eps)
     kept = min(b.size, _KEPT)

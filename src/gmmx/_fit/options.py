@@ -1,4 +1,4 @@
-"""Fields that fitters share."""
+"""Converters for the fields of fitters."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,10 +11,10 @@ from .._checks import check_count
 
 
 def sweepable(value: Any) -> Any:
-    """A NumPy scalar: traced by `eqx.filter_jit`, where a Python float would be compiled in.
+    """A NumPy scalar, which `eqx.filter_jit` traces; a Python float would be a constant.
 
-    Whatever a number comes as, it leaves as the same type, so that another one compiles nothing
-    new. What a transformation traces, and arrays of several settings, are left as they are.
+    All kinds of numbers become the same type, so that another value compiles nothing new. Traced
+    values, and arrays of several settings, are returned as they are.
     """
     if isinstance(value, jax.Array) and (value.ndim or isinstance(value, Tracer)):
         return value
@@ -23,12 +23,12 @@ def sweepable(value: Any) -> Any:
     except (TypeError, ValueError) as error:
         raise ValueError(f"{value!r} is not a number.") from error
     if np.ndim(number) or not number >= 0:
-        raise ValueError(f"{value!r} was given for a tolerance or rate, which is zero or positive.")
+        raise ValueError(f"{value!r} is not a tolerance or rate; expected zero or more.")
     return number
 
 
 def optional(converter: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """A converter that leaves None as it is."""
+    """A converter that returns None as it is."""
     return lambda value: None if value is None else converter(value)
 
 

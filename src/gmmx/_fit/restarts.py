@@ -1,4 +1,4 @@
-"""Several starts at once, and the best of them."""
+"""Fits from several starts."""
 
 import dataclasses
 from typing import Self
@@ -8,30 +8,33 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from .._engine.ladder import Ladder
 from .._init import initialize
 from .._mixture import GaussianMixture
-from .base import AbstractFitter, FitState
+from .base import AbstractFitter
 from .options import positive
-from .result import FitResult, Status, where
+from .result import FitResult
+from .state import FitState, where
+from .status import Status
 
 
 class _Data(eqx.Module):
     x: Float[Array, "n d"]
     inner: PyTree
-    """What the inner fitter made of x"""
+    """The data of the inner fitter"""
 
 
 class Restarts(AbstractFitter):
-    """Fits from `n_init` starts together, under `vmap`, and keeps the one of most likelihood.
+    """Fits from `n_init` starts at once, under `vmap`; keeps the one of greatest likelihood.
 
-    One start is the mixture that `fit` is given; the others are made from the data, by
-    `gmmx.initialize` with as many components and the same structure.
+    The first start is the mixture that `fit` is given. The others come from the data, by
+    `gmmx.initialize` with the same number of components and the same structure.
 
     **Arguments:**
 
     - `fitter`: any fitter.
-    - `n_init`: how many starts.
-    - `method`: how the others are made, see `gmmx.initialize`.
+    - `n_init`: number of starts.
+    - `method`: of the other starts, see `gmmx.initialize`.
     """
 
     fitter: AbstractFitter
@@ -40,14 +43,23 @@ class Restarts(AbstractFitter):
 
     @property
     def max_iter(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The inner fitter's; an abstract field may be given by a property."""
+        """That of the inner fitter."""
         return self.fitter.max_iter
 
     def without_limit(self) -> Self:
         return dataclasses.replace(self, fitter=self.fitter.without_limit())
 
-    def prepare(self, x: Float[Array, "n d"], gmm: GaussianMixture) -> _Data:
-        return _Data(x, self.fitter.prepare(x, gmm))
+    def ladder(self, x: Float[Array, "n d"], gmm: GaussianMixture) -> Ladder:
+        return self.fitter.ladder(x, gmm)
+
+    def prepare(
+        self,
+        x: Float[Array, "n d"],
+        gmm: GaussianMixture,
+        weights: Float[Array, " n"] | None,
+        ladder: Ladder,
+    ) -> _Data:
+        return _Data(x, self.fitter.prepare(x, gmm, weights, ladder))
 
     def init(
         self,
@@ -85,23 +97,36 @@ class Restarts(AbstractFitter):
             status=Status.where(
                 running, Status.running, jax.tree.map(lambda leaf: leaf[best], members.status)
             ),
+            way=jnp.max(members.way),
             inner=members,
         )
 
-    def step(self, state: FitState, data: _Data, weights: Float[Array, " n"] | None) -> FitState:
+    def update(
+        self, state: FitState, data: _Data, weights: Float[Array, " n"] | None, ladder: Ladder
+    ) -> FitState:
         def advance(member: FitState) -> FitState:
-            moved = self.fitter.step(member, data.inner, weights)
+            moved = self.fitter.update(member, data.inner, weights, ladder)
             return where(member.status == Status.running, moved, member)
 
         return self._gather(jax.vmap(advance)(state.inner))
 
-    def finish(self, state: FitState, data: _Data, weights: Float[Array, " n"] | None) -> FitResult:
-        results = jax.vmap(self.fitter.finish, in_axes=(0, None, None))(
-            state.inner, data.inner, weights
-        )
+    def evaluate(
+        self, state: FitState, data: _Data, weights: Float[Array, " n"] | None, ladder: Ladder
+    ) -> FitState:
+        def advance(member: FitState) -> FitState:
+            # All of them go the same way, and made as many steps if they still run.
+            member = dataclasses.replace(member, way=state.way)
+            begun = dataclasses.replace(member, n_iter=state.n_iter)
+            seen = self.fitter.evaluate(begun, data.inner, weights, ladder)
+            return where(member.status == Status.running, seen, member)
+
+        return self._gather(jax.vmap(advance)(state.inner))
+
+    def finish(self, state: FitState) -> FitResult:
+        results = jax.vmap(self.fitter.finish)(state.inner)
         best = jnp.argmax(_rankable(results.log_likelihood))
         result = jax.tree.map(lambda leaf: leaf[best], results)
-        # Starts that have starts of their own are counted through.
+        # Nested starts have consecutive numbers.
         each = state.log_likelihood[0].size
         start = best.astype(result.start.dtype) * each + result.start
         return dataclasses.replace(result, start=start)
@@ -118,7 +143,7 @@ class Restarts(AbstractFitter):
 
 
 def _rankable(log_likelihood: Float[Array, "starts *inner"]) -> Float[Array, " starts"]:
-    """Each start's likelihood, with one that failed as the last choice."""
+    """The likelihood of each start; −∞ for one that failed."""
     ranked = jnp.where(jnp.isnan(log_likelihood), -jnp.inf, log_likelihood)
-    # A start that has starts of its own is as good as the best of them.
+    # A start with starts of its own counts as the best of them.
     return jnp.max(ranked.reshape(ranked.shape[0], -1), axis=1)

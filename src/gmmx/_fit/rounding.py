@@ -12,12 +12,13 @@ _TOLERANCE = 1e-3
 def means_are_rounded(gmm: GaussianMixture) -> Bool[Array, ""]:
     """Whether rounding the means to their dtype may cost more than 1e-3 nats a sample.
 
-    Means moved by half a unit in the last place, δ, cost up to ½ Σ_k w_k Σ_j Λ_k,jj δ_kj². It
+    Means moved by half a unit in the last place, δ ≤ ε|μ|/2, cost ½ Σ_k w_k Σ_j Λ_k,jj δ_kj². It
     happens to data that lie far from zero in units of the components' widths: at an offset of
     10⁶ float32 is spaced by 0.06.
     """
-    size = jnp.abs(gmm.means)
-    half_unit = (jnp.nextafter(size, jnp.full_like(size, jnp.inf)) - size) / 2
-    factors = gmm.structure.factors(gmm.n_components, gmm.n_features)
-    cost = jnp.sum(jnp.sum(factors**2, axis=1) * half_unit**2, axis=1) / 2
-    return gmm.weights @ cost > _TOLERANCE
+    # The most that half a unit is beside a number, and the least, are a factor of two apart.
+    half_unit = gmm.means * (float(jnp.finfo(gmm.dtype).eps) * 0.5**1.5)
+    factors = gmm.factors()
+    precisions = factors**2 if factors.ndim == 2 else jnp.sum(factors**2, axis=1)
+    cost = jnp.sum(precisions * half_unit**2, axis=1) / 2
+    return jnp.sum(gmm.weights * cost) > _TOLERANCE

@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, Real
 
-from .. import _checks
+from .. import _checks, _rows
 from .._covariance import structure_named
-from .._mixture import GaussianMixture, from_responsibilities
+from .._engine.frame import Frame
+from .._engine.memberships import fit_memberships
+from .._mixture import GaussianMixture
 from . import kmeans
 
 
@@ -87,23 +89,25 @@ def initialize(
     structure = structure_named(covariance_type)
     if method not in METHODS:
         known = ", ".join(repr(name) for name in METHODS)
-        raise ValueError(f"method={method!r} is not known. It has to be one of {known}.")
+        raise ValueError(f"method={method!r} is unknown; expected one of {known}.")
     x = _checks.check_data(x, n_components)
     weights = _checks.check_weights(weights, x.shape[0], x.dtype)
     key = jax.random.key(0) if key is None else key
     floor = jnp.asarray(reg_covar, x.dtype)
-    return start_from(structure, METHODS[method], n_components, x, weights, key, floor)
+    if _checks.is_concrete(x, weights, key, floor):
+        x, weights = _rows.fill(x, weights)
+    return _start(structure, METHODS[method], n_components, x, weights, key, floor)
 
 
 @eqx.filter_jit
-def start_from(structure, memberships, n_components, x, weights, key, reg_covar):
-    """One M-step from `memberships` of the scaled samples, a function like those of `METHODS`."""
+def _start(structure, memberships, n_components, x, weights, key, reg_covar):
+    """One M-step from `memberships` of the scaled samples, one of `METHODS`."""
     weights = jnp.ones(x.shape[0], x.dtype) if weights is None else weights
-    responsibilities = memberships(scaled(x), weights, n_components, key)
-    return from_responsibilities(structure, x, responsibilities * weights[:, None], reg_covar)
+    members = memberships(scaled(x, weights), weights, n_components, key)
+    members = members * weights[:, None]
+    return fit_memberships(GaussianMixture, structure, x, members, reg_covar)
 
 
-def scaled(x: Float[Array, "n d"]) -> Float[Array, "n d"]:
+def scaled(x: Float[Array, "n d"], weights: Float[Array, " n"] | None) -> Float[Array, "n d"]:
     """The samples with each feature of mean zero and, unless it is constant, unit variance."""
-    deviation = jnp.std(x, axis=0)
-    return (x - jnp.mean(x, axis=0)) / jnp.where(deviation > 0, deviation, 1)
+    return Frame.of_data(x, weights, turned=False).apply(x)

@@ -1,4 +1,4 @@
-"""k-means and its seeding, in JAX: static shapes, any dtype, weights, and no empty cluster."""
+"""k-means and its seeding in JAX: static shapes, weights, and no empty cluster."""
 
 import math
 
@@ -6,14 +6,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from .._chunks import fold, map_rows, rows_per_chunk
+from .._chunks import chunk_of, fold, map_rows, rows_per_chunk
 from .._linalg import einsum
 
 _MAX_ITER = 100
 
 
 def _squared_distances(x: Float[Array, "n d"], centres: Float[Array, "k d"]) -> Float[Array, "n k"]:
-    """‖x − c‖², less what rounding would make negative."""
+    """‖x − c‖², at least zero."""
     cross = einsum("nd,kd->nk", x, centres)
     sizes = jnp.sum(x**2, axis=1)[:, None] + jnp.sum(centres**2, axis=1)
     return jnp.maximum(sizes - 2 * cross, 0)
@@ -41,35 +41,35 @@ def plusplus(
     """Seeds by greedy k-means++ (Arthur & Vassilvitskii 2007).
 
     Each seed is the best of 2 + log K candidates, drawn with probability proportional to weight
-    times squared distance from the seeds so far.
+    times squared distance from the seeds so far; the first by weight alone.
     """
     n_trials = 2 + int(math.log(n_clusters))
-    first_key, rest_key = jax.random.split(key)
-    first = x[_draw(weights, (), first_key)]
-    seeds = jnp.zeros((n_clusters, x.shape[1]), x.dtype).at[0].set(first)
-    distances = _squared_distances(x, first[None])[:, 0]
+    heights = jax.random.uniform(key, (n_clusters, n_trials), x.dtype)
 
     def add(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         seeds, distances = carry
         potential = weights * distances
         # Where every sample is a seed already, any will do.
         potential = jnp.where(jnp.any(potential > 0), potential, weights)
-        chosen = _draw(potential, (n_trials,), jax.random.fold_in(rest_key, i))
-        candidates = x[chosen]
-        reduced = jnp.minimum(distances[:, None], _squared_distances(x, candidates))
+        candidates = x[_draw(potential, heights[i])]
+        apart = _squared_distances(x, candidates)
+        reduced = jnp.where(i == 0, apart, jnp.minimum(distances[:, None], apart))
         best = jnp.argmin(weights @ reduced)
         return seeds.at[i].set(candidates[best]), reduced[:, best]
 
-    return jax.lax.fori_loop(1, n_clusters, add, (seeds, distances))[0]
+    seeds = jnp.zeros((n_clusters, x.shape[1]), x.dtype)
+    # As if all samples were equally far from the first seed before there is one.
+    return jax.lax.fori_loop(0, n_clusters, add, (seeds, jnp.ones_like(weights)))[0]
 
 
-def _draw(mass: Float[Array, " n"], shape: tuple[int, ...], key: PRNGKeyArray) -> Int[Array, "..."]:
-    """Indices drawn with probabilities proportional to `mass`."""
+def _draw(mass: Float[Array, " n"], heights: Float[Array, " m"]) -> Int[Array, " m"]:
+    """Indices drawn with probabilities proportional to `mass`, by uniform numbers."""
     # Scaled by the largest: the sum of tiny or huge masses stays in range.
     cumulative = jnp.cumsum(mass / jnp.max(mass))
-    height = jax.random.uniform(key, shape, mass.dtype) * cumulative[-1]
-    # At most n − 1, since a height may round up to the total itself.
-    return jnp.minimum(jnp.searchsorted(cumulative, height, side="right"), mass.size - 1)
+    aim = heights * cumulative[-1]
+    below = jnp.sum(cumulative[:, None] <= aim, axis=0, dtype=jnp.int32)
+    # At most n − 1, since an aim may round up to the total itself.
+    return jnp.minimum(below, mass.size - 1)
 
 
 def lloyd(
@@ -78,25 +78,24 @@ def lloyd(
     seeds: Float[Array, "k d"],
     wanted: Bool[Array, " k"] | None = None,
 ) -> Int[Array, " n"]:
-    """Labels by Lloyd's iteration from the seeds, until the centres rest or 100 times.
+    """Labels by Lloyd's iteration from the seeds, until the centres rest, at most 100 times.
 
-    Each cluster that is `wanted`, all of them if nothing is said, is left with members. The seeds
-    of the others have to lie far from the data: then they have none.
+    Each cluster that is `wanted` has members in the end; by default all are. The seeds of the
+    others must lie far from the data, so that they have none.
     """
     k = seeds.shape[0]
     chunk = rows_per_chunk(x.shape[0], x.shape[1] + 3 * k, x.dtype.itemsize)
 
-    def sums(block: tuple[Array, Array], present: Array | None, centres: Array):
-        x, weights = block
-        labels = jnp.argmin(_squared_distances(x, centres), axis=1)
-        members = jnp.where(labels[:, None] == jnp.arange(k), weights[:, None], 0)
-        if present is not None:
-            members = members * present[:, None]
-        return einsum("nk,nd->kd", members, x), jnp.sum(members, axis=0)
+    def sums(i: Array | int, present: Array | None, centres: Array) -> tuple[Array, Array]:
+        rows, counts = chunk_of(x, i, chunk), chunk_of(weights, i, chunk)
+        counts = counts if present is None else counts * present
+        labels = jnp.argmin(_squared_distances(rows, centres), axis=1)
+        members = jnp.where(labels[:, None] == jnp.arange(k), counts[:, None], 0)
+        return einsum("nk,nd->kd", members, rows), jnp.sum(members, axis=0)
 
     def update(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         centres, _, i = carry
-        total, count = fold(lambda b, p, _: sums(b, p, centres), (x, weights), None, chunk)
+        total, count = fold(lambda i, p: sums(i, p, centres), x.shape[0], chunk, x)
         moved = total / jnp.where(count > 0, count, 1)[:, None]
         moved = jnp.where((count > 0)[:, None], moved, centres)
         shift = jnp.sum((moved - centres) ** 2)
@@ -120,28 +119,25 @@ def fill_empty(
 ) -> Int[Array, " n"]:
     """The labels, with each empty cluster given one of the samples farthest from their centres.
 
-    Each cluster that has members keeps its innermost one, so that none is emptied in turn.
+    A cluster of one member keeps it, so that none is emptied in turn.
     """
-    n = labels.shape[0]
     counted = weights > 0
-    inside = jnp.where(counted, distances, jnp.inf)
-    innermost = jax.ops.segment_min(inside, labels, n_clusters)
-    is_innermost = counted & (inside <= innermost[labels])
-    # Of equals the first stays.
-    order = jnp.where(is_innermost, jnp.arange(n), n)
-    keeper = jax.ops.segment_min(order, labels, n_clusters)
-    occupied = _occupied(labels, counted, n_clusters)
-    if wanted is not None:
-        occupied = occupied | ~wanted
-    movable = counted & (jnp.arange(n) != keeper[labels])
-    _, farthest = jax.lax.top_k(jnp.where(movable, distances, -1), n_clusters)
-    rank = jnp.cumsum(~occupied) - 1
-    # Cluster j, the rank-th empty one, takes the rank-th farthest sample; the others take none.
-    target = jnp.where(occupied, n, farthest[rank])
-    return labels.at[target].set(jnp.arange(n_clusters), mode="drop")
+    clusters = jnp.arange(n_clusters, dtype=labels.dtype)
+    members = jnp.sum((labels[:, None] == clusters) & counted[:, None], axis=0, dtype=jnp.int32)
 
+    def lacking(members: Array) -> Array:
+        return (members == 0) if wanted is None else (members == 0) & wanted
 
-def _occupied(
-    labels: Int[Array, " n"], counted: Bool[Array, " n"], n_clusters: int
-) -> Bool[Array, " k"]:
-    return jax.ops.segment_max(counted.astype(jnp.int32), labels, n_clusters) > 0
+    def going(carry: tuple[Array, Array, Array]) -> Array:
+        _, members, _ = carry
+        return jnp.any(lacking(members)) & jnp.any(members > 1)
+
+    def give(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        labels, members, distances = carry
+        cluster = jnp.argmax(lacking(members)).astype(labels.dtype)
+        movable = counted & (members[labels] > 1)
+        farthest = jnp.argmax(jnp.where(movable, distances, -1))
+        members = members.at[labels[farthest]].add(-1).at[cluster].add(1)
+        return labels.at[farthest].set(cluster), members, distances.at[farthest].set(0)
+
+    return jax.lax.while_loop(going, give, (labels, members, distances))[0]

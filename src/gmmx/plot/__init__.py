@@ -1,7 +1,7 @@
-"""Pictures of mixtures, fits and selections, with matplotlib.
+"""Plots of mixtures, fits and selections, with matplotlib.
 
-Each function draws into the Axes that it is given, or into a new figure of pyplot's, and returns
-what it drew into. It shows nothing, saves nothing, and leaves matplotlib's settings alone.
+Each function draws into the given Axes, or into a new figure of pyplot, and returns the Axes. It
+does not show or save anything, and does not change matplotlib's settings.
 """
 
 try:

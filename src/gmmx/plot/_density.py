@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from .._mixture import GaussianMixture
 from . import _parts
 
-# Of log-densities, how many nats below the highest are told apart.
+# How far below its highest value the log-density is drawn, in nats.
 _DEPTH = 20
 
 
@@ -24,21 +24,21 @@ def density(
     feature_names: Sequence[str] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """The mixture's density over two features, as contours.
+    """The density of the mixture over two features, as contours.
 
-    The contours bound the smallest regions that hold given parts of the probability (regions of
-    highest density). Of more features the marginal of two is drawn. The grid is closer about
+    Each contour bounds a region of highest density: the smallest region that holds a given
+    probability. A mixture of more features is drawn by its marginal. The grid is finer around
     narrow components.
 
     **Arguments:**
 
-    - `x`: samples to draw beneath.
+    - `x`: samples to draw below the contours; no samples if there are more than 20,000.
     - `dims`: the two features.
-    - `levels`: the parts of the probability, each between 0 and 1.
+    - `levels`: the probabilities, each between 0 and 1.
     - `log`: draw the log-density instead, in nats, with a colour bar, down to 20 below its
         highest value.
-    - `feature_names`: for the labels; those of a data frame's columns if there are none.
-    - `ax`: where to draw; a new figure if there is none.
+    - `feature_names`: for the labels; by default the columns of a data frame.
+    - `ax`: where to draw; a new figure by default.
 
     **Returns:** the Axes.
     """
@@ -86,7 +86,7 @@ def _draw_log(ax: Axes, axes: list[np.ndarray], log_density: np.ndarray) -> None
 def _on_grid(
     marginal: _parts.Marginal, samples: np.ndarray | None, dims: Sequence[int]
 ) -> tuple[list[np.ndarray], Float[np.ndarray, "v u"]]:
-    """The grid's two axes and the log-density there, rows along the second feature."""
+    """The two axes of the grid, and the log-density on it, a row for each second feature."""
     seen = marginal.weights >= _parts.NO_WEIGHT
     axes = []
     for j, dim in enumerate(dims):
@@ -108,7 +108,7 @@ def _on_grid(
 def region_heights(
     axes: list[np.ndarray], log_density: Float[np.ndarray, "v u"], levels: list[float]
 ) -> list[float]:
-    """The densities above which lie these parts of the probability, ascending and distinct."""
+    """The densities of the contours that hold these probabilities, ascending and distinct."""
     area = np.gradient(axes[1])[:, None] * np.gradient(axes[0])
     values = np.exp(log_density)
     order = np.argsort(-values, axis=None)

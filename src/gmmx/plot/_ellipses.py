@@ -1,4 +1,4 @@
-"""Components as ellipses, over the samples."""
+"""The components as ellipses over the samples."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,20 +21,21 @@ def ellipses(
     feature_names: Sequence[str] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    r"""Each component as ellipses that hold given parts of its probability.
+    """Each component as ellipses that hold given probabilities.
 
-    In two dimensions the part p lies within the squared Mahalanobis distance −2 log(1 − p). Of
-    more features the marginal of two is drawn. A component of hardly any weight is dotted; where
-    there are more components than colours each is numbered.
+    In two dimensions the probability p lies within the squared Mahalanobis distance
+    −2 log(1 − p). A mixture of more features is drawn by its marginal. A component whose weight is
+    almost zero has dotted ellipses. If there are more components than colours, each has its number.
 
     **Arguments:**
 
-    - `x`: samples to draw beneath, in their components' colours, mixed where they are shared. Of
-        more than 20,000 the density is drawn instead.
+    - `x`: samples to draw below the ellipses. Their colours are those of the components, mixed by
+        responsibility. Above 20,000 samples, a logarithmic histogram in grey replaces single
+        points.
     - `dims`: the two features.
-    - `levels`: the parts of the probability, each between 0 and 1.
-    - `feature_names`: for the labels; those of a data frame's columns if there are none.
-    - `ax`: where to draw; a new figure if there is none.
+    - `levels`: the probabilities, each between 0 and 1.
+    - `feature_names`: for the labels; by default the columns of a data frame.
+    - `ax`: where to draw; a new figure by default.
 
     **Returns:** the Axes.
     """
@@ -51,7 +52,7 @@ def ellipses(
 
 
 def draw_ellipses(ax: Axes, marginal: _parts.Marginal, levels: list[float]) -> None:
-    """The components of a marginal of two features, the heaviest first."""
+    """Draw the components of a marginal of two features, that of the largest weight first."""
     angle = np.linspace(0, 2 * np.pi, 181)
     circle = np.stack([np.cos(angle), np.sin(angle)])
     numbered = len(marginal.weights) > len(_parts.PALETTE)
@@ -77,7 +78,7 @@ def draw_ellipses(ax: Axes, marginal: _parts.Marginal, levels: list[float]) -> N
 
 
 def _root(covariance: np.ndarray) -> np.ndarray:
-    """L with LLᵀ = Σ of 2 × 2; a flat ellipse where rounding has left Σ singular."""
+    """L with LLᵀ = Σ, 2 × 2; a flat ellipse if Σ is singular to rounding."""
     (a, b), (_, c) = covariance
     first = np.sqrt(a)
     below = b / first

@@ -1,4 +1,4 @@
-"""One feature: its histogram, and the components' densities."""
+"""The histogram of one feature, and the densities of the components."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,15 +19,15 @@ def histogram(
     feature_names: Sequence[str] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """The density of one feature and its components, each times its weight, over the histogram.
+    """The density of one feature, and those of its components times their weights.
 
     **Arguments:**
 
-    - `x`: samples for the histogram, `(n, d)`.
+    - `x`: samples for a histogram below the densities, `(n, d)`.
     - `dim`: the feature.
-    - `bins`: as for `numpy.histogram`; if there are none, enough to show the components.
-    - `feature_names`: for the label; those of a data frame's columns if there are none.
-    - `ax`: where to draw; a new figure if there is none.
+    - `bins`: as for `numpy.histogram`; by default enough to show the components.
+    - `feature_names`: for the label; by default the columns of a data frame.
+    - `ax`: where to draw; a new figure by default.
 
     **Returns:** the Axes.
     """
@@ -44,7 +44,7 @@ def histogram(
 def draw_histogram(
     ax: Axes, marginal: _parts.Marginal, column: np.ndarray | None, bins: Any = None
 ) -> None:
-    """The histogram of a column, and a marginal of one feature over it."""
+    """Draw the histogram of a column, and a marginal of one feature over it."""
     if column is not None:
         column = column.astype(np.float64)
         bins = _n_bins(column) if bins is None else bins
@@ -64,12 +64,14 @@ def draw_histogram(
 
 
 def _n_bins(column: np.ndarray) -> int:
-    """How many bins: √n up to 60, which shows several modes, and no more than 200 otherwise."""
+    """The number of bins, from min(√n, 60), which shows several modes, to 200.
+
+    In between it is by the width of Freedman & Diaconis, from the inner 99 % of the samples: one
+    outlier would otherwise ask for millions of bins, more than NumPy's own rule could allocate.
+    """
     n = len(column)
-    # NumPy's rule is for one mode; and a far sample would have it ask for millions of bins.
     some = np.sort(column)[_parts.thin(n, 10_000)]
     inner = some[len(some) // 200 : len(some) - len(some) // 200]
-    # Freedman & Diaconis's width, without NumPy's edges: those may be more than memory holds.
     width = 2 * np.subtract(*np.percentile(inner, [75, 25])) / len(inner) ** (1 / 3)
-    wanted = np.ptp(column) / width if width > 0 else 1
-    return int(np.clip(wanted, min(np.sqrt(n), 60), 200))
+    count = np.ptp(column) / width if width > 0 else 1
+    return int(np.clip(count, min(np.sqrt(n), 60), 200))

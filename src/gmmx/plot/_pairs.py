@@ -1,4 +1,4 @@
-"""All pairs of features at once: a corner of panels."""
+"""All pairs of features, as a triangle of panels."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure, SubFigure
 
-from .. import _checks
+from .._components import check_mixture
 from .._mixture import GaussianMixture
 from . import _parts
 from ._ellipses import draw_ellipses
@@ -24,35 +24,50 @@ def pairs(
     feature_names: Sequence[str] | None = None,
     figure: Figure | SubFigure | None = None,
 ) -> np.ndarray:
-    """The marginals of each pair of features, and of each feature on the diagonal.
+    """The marginal of each pair of features, and that of each feature on the diagonal.
 
     **Arguments:**
 
-    - `x`: samples to draw beneath, in their components' colours; their histograms are on the
-        diagonal. Of more than 20,000 the density is drawn instead.
-    - `dims`: the features, at most 12; all of them if there are none.
-    - `levels`: the parts of each component's probability that its ellipses hold.
-    - `feature_names`: for the labels; those of a data frame's columns if there are none.
-    - `figure`: where to draw; a new one if there is none.
+    - `x`: samples to draw as well, as in `gmmx.plot.ellipses`, with histograms on the diagonal.
+    - `dims`: the features, at most 12; all of them by default.
+    - `levels`: the probabilities that the ellipses of each component hold.
+    - `feature_names`: for the labels; by default the columns of a data frame.
+    - `figure`: where to draw; a new figure by default.
 
     **Returns:** the Axes, `(len(dims), len(dims))`; None above the diagonal.
     """
-    dims = range(_checks.check_mixture(gmm).n_features) if dims is None else dims
+    dims = range(check_mixture(gmm).n_features) if dims is None else dims
     dims = _parts.check_dims(dims, gmm)
     if not 1 <= len(dims) <= _MOST:
         raise ValueError(
-            f"{len(dims)} features make {len(dims) ** 2} panels; from 1 to {_MOST} were wanted. "
-            "Choose some, as dims=(0, 1, 2)."
+            f"dims has {len(dims)} features; expected from 1 to {_MOST}. Choose some, for example "
+            "dims=(0, 1, 2)."
         )
     levels = _parts.check_levels(levels)
     names = _parts.names_of(feature_names, x, gmm)
     samples = _parts.check_x(x, gmm)
-    m = len(dims)
     if figure is None:
         import matplotlib.pyplot as plt
 
-        size = 1.2 + 1.7 * m
+        size = 1.2 + 1.7 * len(dims)
         figure = plt.figure(figsize=(size, size), layout="constrained")
+    panels = _panels(figure, [names[dim] for dim in dims])
+    for i, j in zip(*np.tril_indices(len(dims)), strict=True):
+        if i == j:
+            column = None if samples is None else samples[:, dims[i]]
+            draw_histogram(panels[i, i], _parts.marginal(gmm, (dims[i],)), column)
+            panels[i, i].set_yticks([])
+            continue
+        pair = (dims[j], dims[i])
+        if samples is not None:
+            _parts.draw_points(panels[i, j], gmm, samples, pair)
+        draw_ellipses(panels[i, j], _parts.marginal(gmm, pair), levels)
+    return panels
+
+
+def _panels(figure: Figure | SubFigure, names: list[str]) -> np.ndarray:
+    """Empty panels; those of a column share the x-axis, and those of a row the y-axis."""
+    m = len(names)
     panels = np.full((m, m), None, dtype=object)
     layout = figure.add_gridspec(m, m)
     for i in range(m):
@@ -63,18 +78,9 @@ def pairs(
             panels[i, j] = ax
             ax.spines[["top", "right"]].set_visible(False)
             ax.tick_params(labelsize="small", labelbottom=i == m - 1, labelleft=j == 0 < i)
-            if i == j:
-                column = None if samples is None else samples[:, dims[i]]
-                draw_histogram(ax, _parts.marginal(gmm, (dims[i],)), column)
-                ax.set_yticks([])
-                ax.spines["left"].set_visible(False)
-            else:
-                pair = (dims[j], dims[i])
-                if samples is not None:
-                    _parts.draw_points(ax, gmm, samples, pair)
-                draw_ellipses(ax, _parts.marginal(gmm, pair), levels)
+            ax.spines["left"].set_visible(i != j)
             if i == m - 1:
-                ax.set_xlabel(names[dims[j]])
+                ax.set_xlabel(names[j])
             if j == 0 < i:
-                ax.set_ylabel(names[dims[i]])
+                ax.set_ylabel(names[i])
     return panels

@@ -1,4 +1,4 @@
-"""How sharply samples are told apart."""
+"""The responsibilities of the samples."""
 
 from typing import Any
 
@@ -8,26 +8,27 @@ from matplotlib.axes import Axes
 from .._mixture import GaussianMixture
 from . import _parts
 
-# More columns than a picture has pixels tell nothing.
+# More bars than a figure has pixels show nothing.
 _MOST_SAMPLES = 2000
 
 
 def responsibilities(gmm: GaussianMixture, x: Any, *, ax: Axes | None = None) -> Axes:
-    """The responsibilities p(k | x), one thin bar a sample, stacked by component.
+    """The responsibilities p(k | x): one thin stacked bar for each sample.
 
-    Samples are ordered by their most probable component, and from the surest to the least sure:
-    a block of one colour is a component that stands alone, a slope one that shares its samples.
+    Samples are sorted by their most probable component, and then by its probability, the highest
+    first. A block of one colour is a well separated component; a slope is one that overlaps with
+    others.
 
     **Arguments:**
 
-    - `x`: the samples, `(n, d)`. Of more than 2,000 so many are drawn, evenly spaced.
-    - `ax`: where to draw; a new figure if there is none.
+    - `x`: the samples, `(n, d)`. Of more than 2,000 samples, 2,000 evenly spaced rows are drawn.
+    - `ax`: where to draw; a new figure by default.
 
     **Returns:** the Axes.
     """
     samples = _parts.check_x(x, gmm)
     if samples is None:
-        raise ValueError("x is None; responsibilities are of samples, so they are needed.")
+        raise ValueError("x is None; expected samples, of which to draw the responsibilities.")
     chosen = _parts.thin(len(samples), _MOST_SAMPLES)
     z = np.asarray(gmm.predict_proba(samples[chosen]), np.float64)
     labels = z.argmax(axis=1)
@@ -36,7 +37,7 @@ def responsibilities(gmm: GaussianMixture, x: Any, *, ax: Axes | None = None) ->
 
     ax = _parts.new_axes(ax, (7.0, 2.8))
     ax.spines[["top", "right"]].set_visible(False)
-    # Each sample's own component at the bottom, so that a block's outline is its certainty.
+    # The most probable component at the bottom, so that the outline of a block is its probability.
     n, k = z.shape
     edges = np.arange(n + 1) - 0.5
     own = np.where(np.arange(k) == labels[:, None], z, 0)

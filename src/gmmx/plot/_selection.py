@@ -1,4 +1,4 @@
-"""A selection as curves."""
+"""The criterion of a selection, as curves."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -19,15 +19,15 @@ _LABELS = {
 def selection(
     selection: Selection, *, criterion: str | None = None, ax: Axes | None = None
 ) -> Axes:
-    """A criterion against the number of components, a curve for each structure.
+    """A criterion against the number of components, one curve for each structure.
 
-    The best is ringed. Fits that failed are crosses along the lower edge.
+    A ring marks the best fit. Crosses at the lower edge mark fits that failed.
 
     **Arguments:**
 
-    - `selection`: what `gmmx.select` gave back.
-    - `criterion`: which one to draw; the one that was chosen by if there is none.
-    - `ax`: where to draw; a new figure if there is none.
+    - `selection`: the result of `gmmx.select`.
+    - `criterion`: which one to draw; by default the one of the selection.
+    - `ax`: where to draw; a new figure by default.
 
     **Returns:** the Axes.
     """

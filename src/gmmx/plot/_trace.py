@@ -1,4 +1,4 @@
-"""The likelihood, step by step."""
+"""The likelihood at each step of a fit."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,16 +14,16 @@ from . import _parts
 def trace(
     results: FitResult | Sequence[FitResult] | Mapping[str, FitResult], *, ax: Axes | None = None
 ) -> Axes:
-    """The mean log-likelihood at the start of each step, of one fit or of several.
+    """The mean log-likelihood at the start of each step, of one or several fits.
 
-    A filled circle ends a fit that has converged, an open one a fit that has not; it stands at the
-    likelihood of the model that came back. The axis begins where the lowest of the fits' first
-    likelihoods lies, or a little below: a gradient may lead far downhill before it climbs.
+    A circle at the end marks the likelihood of the result; it is filled if the fit has converged.
+    The axis begins a little below the lowest likelihood at the start or the end of a fit: the
+    first gradient steps may go far below that.
 
     **Arguments:**
 
     - `results`: a result, several, or several by name: `{"EM": em, "gradient": gradient}`.
-    - `ax`: where to draw; a new figure if there is none.
+    - `ax`: where to draw; a new figure by default.
 
     **Returns:** the Axes.
     """
@@ -34,8 +34,8 @@ def trace(
         history = np.asarray(result.history, np.float64)
         if history.ndim != 1:
             raise ValueError(
-                f"the history of {name} has shape {history.shape}; one fit was wanted. Take one "
-                "of a batch: jax.tree.map(lambda leaf: leaf[0], results)."
+                f"the history of {name} has shape {history.shape}; expected that of one fit. Of a "
+                "batch take one: jax.tree.map(lambda leaf: leaf[0], results)."
             )
         history = history[: int(result.n_iter)]
         final, steps = float(result.log_likelihood), 1 + np.arange(len(history))
@@ -76,6 +76,7 @@ def _named(results: Any) -> dict[str, FitResult]:
         named = {f"fit {i}": result for i, result in enumerate(several)}
     if not named or not all(isinstance(result, FitResult) for result in named.values()):
         raise ValueError(
-            "trace draws what a fit gives back: pass a FitResult, several, or several by name."
+            "results does not hold fits; expected a FitResult, a sequence of them, or a mapping "
+            "from names to them."
         )
     return named

@@ -1,4 +1,4 @@
-"""Mixtures as scikit-learn's fitted attributes, and back."""
+"""From mixtures to fitted attributes of scikit-learn, and back."""
 
 from functools import partial
 from typing import Any
@@ -25,9 +25,9 @@ def assemble(
     means: Float[Array, "k d"],
     precisions_cholesky: Float[Array, "..."],
 ) -> GaussianMixture:
-    """The mixture of what scikit-learn's density is computed from."""
-    factors = structure.from_precisions_cholesky(precisions_cholesky)
-    return GaussianMixture(jnp.log(weights), means, factors)
+    """The mixture of the attributes that scikit-learn computes densities from."""
+    covariances = structure.from_precisions_cholesky(precisions_cholesky)
+    return GaussianMixture(jnp.log(weights), means, covariances)
 
 
 @eqx.filter_jit
@@ -42,27 +42,27 @@ def _parameters(gmm: GaussianMixture) -> dict[str, Array]:
 
 
 def fitted_parameters(gmm: GaussianMixture) -> dict[str, np.ndarray]:
-    """scikit-learn's fitted attributes that are arrays: NumPy's own, which may be written to."""
+    """The fitted attributes of scikit-learn, as NumPy arrays that can be written to."""
     return {name: np.array(value) for name, value in _parameters(gmm).items()}
 
 
 def to_sklearn(gmm: GaussianMixture, **parameters: Any) -> SklearnMixture:
     """The mixture as a fitted `sklearn.mixture.GaussianMixture`, in its own dtype.
 
-    Means are the same to the last bit, the other parameters to rounding. With `warm_start=True`,
-    which is the default here, its `fit` goes on from the mixture.
+    The means are equal to the last bit, the other parameters to rounding. `warm_start=True` is
+    the default here, so `fit` continues from the mixture.
 
     **Arguments:**
 
-    - `parameters`: more parameters of scikit-learn's class, for instance `max_iter`.
+    - `parameters`: further parameters of scikit-learn's class, for instance `max_iter`.
 
-    **Raises:** `ValueError` where scikit-learn has no such structure.
+    **Raises:** `ValueError` if scikit-learn does not have the structure.
     """
     if gmm.covariance_type not in COVARIANCE_TYPES:
         known = ", ".join(repr(name) for name in COVARIANCE_TYPES)
         raise ValueError(
-            f"scikit-learn has no covariance_type={gmm.covariance_type!r}; it has {known}. Make "
-            "it full first, from gmm.structure.factors."
+            f"scikit-learn has no covariance_type={gmm.covariance_type!r}; expected one of "
+            f"{known}. Make a mixture with full covariances from gmm.dense_factors() first."
         )
     estimator = SklearnMixture(
         gmm.n_components,
@@ -79,10 +79,10 @@ def to_sklearn(gmm: GaussianMixture, **parameters: Any) -> SklearnMixture:
 def from_sklearn(estimator: Any) -> GaussianMixture:
     """The mixture of a fitted estimator: scikit-learn's, or `gmmx.sklearn.GaussianMixture`.
 
-    Its dtype is the estimator's as far as JAX's settings let it: float64 becomes float32 without
-    `jax.config.update("jax_enable_x64", True)`.
+    The dtype is that of the estimator. Without `jax.config.update("jax_enable_x64", True)`,
+    float64 becomes float32.
 
-    **Raises:** `ValueError` where the estimator was not fitted.
+    **Raises:** `ValueError` if the estimator is not fitted.
     """
     check_is_fitted(estimator, ["weights_", "means_", "precisions_cholesky_"])
     names = ("weights_", "means_", "precisions_cholesky_")

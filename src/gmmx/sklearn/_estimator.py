@@ -1,13 +1,12 @@
-"""`sklearn.mixture.GaussianMixture`, parameter for parameter, on this library's engine."""
+"""`sklearn.mixture.GaussianMixture`, parameter for parameter, fitted by gmmx."""
 
 import math
 import warnings
-from functools import partial
 from typing import Any, ClassVar, Self, cast
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture as SklearnMixture
@@ -15,10 +14,11 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from .. import _checks
-from .._covariance import AbstractCovariance, structure_named
-from .._fit.base import AbstractFitter, FitState
+from .._covariance import structure_named
+from .._fit.base import AbstractFitter
 from .._fit.em import EMFitter
-from .._fit.result import Status
+from .._fit.state import FitState
+from .._fit.status import Status
 from .._mixture import GaussianMixture as Mixture
 from ._convert import assemble, fitted_parameters
 from ._fit import Outcome, double_precision, run
@@ -30,26 +30,26 @@ _MAX_SEED = 2**31 - 1
 
 
 class GaussianMixture(DensityMixin, BaseEstimator):
-    """A Gaussian mixture as a scikit-learn estimator: a drop-in for scikit-learn's own.
+    """A Gaussian mixture as a scikit-learn estimator, in place of scikit-learn's own.
 
-    Parameters, fitted attributes and methods are those of `sklearn.mixture.GaussianMixture`, and
-    so are the results: starts are drawn as scikit-learn draws them, and EM takes the same steps.
-    Beyond it there are sample weights in `fit` and a choice of the trainer.
+    It has the parameters, fitted attributes and methods of `sklearn.mixture.GaussianMixture`, and
+    gives the same results: it draws starts as scikit-learn does, and EM takes the same steps. In
+    addition, `fit` takes sample weights, and the trainer can be chosen.
 
-    Arrays are NumPy's, in and out. Data in float64 are fitted in float64 whatever JAX's setting
-    is, and data in float32 in float32.
+    It takes and returns NumPy arrays. Data in float64 are fitted in float64 whatever JAX is set
+    to, and data in float32 in float32.
 
     **Arguments:** those of `sklearn.mixture.GaussianMixture`, and
 
-    - `fitter`: how to fit, for instance `gmmx.GradientFitter()`. Its own settings count then, not
-        `tol`, `max_iter` and `reg_covar`, of which the last still serves the start. None is EM
-        with those three.
-    - `verbose`: 1 prints the starts and every `verbose_interval`-th step or one soon after, 2
-        also times and changes of the likelihood.
+    - `fitter`: how to fit, for instance `gmmx.GradientFitter()`. It uses its own settings in
+        place of `tol`, `max_iter` and `reg_covar`; only the start still uses `reg_covar`. None is
+        EM with these three.
+    - `verbose`: 1 prints the starts and, at the earliest, every `verbose_interval`-th step; 2 also
+        prints times and changes of the likelihood.
 
     **Fitted attributes:** `weights_ (k)`, `means_ (k, d)`, `covariances_`, `precisions_`,
     `precisions_cholesky_`, `converged_`, `n_iter_`, `lower_bound_`, `lower_bounds_` (the mean
-    log-likelihoods at the start of each step), `n_features_in_` and, of data with names,
+    log-likelihood at the start of each step), `n_features_in_` and, for data with names,
     `feature_names_in_`.
 
     ```python
@@ -94,7 +94,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         verbose_interval: Any = 10,
         fitter: Any = None,
     ):
-        # Kept as they come, as scikit-learn asks: `fit` looks at them.
+        # Stored unchanged, as scikit-learn requires; `fit` checks them.
         self.n_components = n_components
         self.covariance_type = covariance_type
         self.tol = tol
@@ -122,8 +122,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         - `y`: not used.
         - `sample_weight`: how often each sample counts, `(n_samples,)`; only ratios matter.
 
-        **Raises:** `ValueError` for data or parameters that cannot be fitted, and where every
-        start failed. Warns (`ConvergenceWarning`) where the best one has not converged.
+        **Raises:** `ValueError` for data or parameters that cannot be fitted, and if every start
+        failed. Warns (`ConvergenceWarning`) if the best one has not converged.
         """
         self._fit(X, sample_weight)
         return self
@@ -131,11 +131,11 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     def fit_predict(
         self, X: Any, y: Any = None, sample_weight: Any = None
     ) -> Int[np.ndarray, " n"]:
-        """`fit`, then the most probable component of each sample."""
+        """Fit the mixture, and return the most probable component of each sample."""
         return self._labels(self._fit(X, sample_weight))
 
     def _fit(self, X: Any, sample_weight: Any) -> Float[np.ndarray, "n d"]:
-        """Fit and set the attributes; returns the data as an array."""
+        """Fit, set the attributes, and return the data as an array."""
         self._validate_params()
         x = self._array(X, ensure_min_samples=2)
         if x.shape[0] < self.n_components:
@@ -161,7 +161,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     def _best(
         self, x: Float[np.ndarray, "n d"], weights: Float[np.ndarray, " n"] | None
     ) -> Outcome:
-        """The best of the starts; one that fails is passed over where another does not."""
+        """The best of the starts. One that fails is skipped, unless all of them fail."""
         random = check_random_state(self.random_state)
         structure = structure_named(self.covariance_type)
         given = Given.checked(
@@ -185,7 +185,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             except ValueError as error:
                 failures.append(error)
                 continue
-            # As in scikit-learn, where starts without a step replace each other.
+            # As in scikit-learn, where a start without steps replaces the one before.
             if (
                 best is None
                 or best.lower_bound == -np.inf
@@ -211,50 +211,52 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         if fitter is None:
             fitter = EMFitter(self.tol, self.max_iter, self.reg_covar)
         else:
-            # EM draws nothing, and scikit-learn's sequence of draws is kept.
+            # Not for EM, which draws nothing: scikit-learn's sequence of draws stays the same.
             key = jax.random.key(random.randint(_MAX_SEED))
 
         def rests(state: FitState) -> bool:
             if not resumed or self.fitter is not None or int(state.n_iter) != 1:
                 return False
-            # The first step's change is one against where the last fit ended.
-            return abs(float(state.log_likelihood) - self.lower_bound_) < self.tol
+            # scikit-learn compares the likelihood at the start of the first step with the one at
+            # the end of the last fit.
+            start = float(state.log_likelihood) - float(state.log_likelihood_diff)
+            return abs(start - self.lower_bound_) < self.tol
 
         outcome = run(fitter, gmm, x, weights, key, report, rests)
         report.end(outcome.converged, outcome.lower_bound)
         return outcome
 
     def _left_off(self, x: Float[np.ndarray, "n d"]) -> Mixture:
-        """The mixture of the last fit, to go on from."""
+        """The mixture of the last fit."""
         if self.means_.shape != (self.n_components, x.shape[1]):
             k, d = self.means_.shape
             raise ValueError(
-                f"warm_start=True goes on from a fit of {k} components and {d} features, but "
+                f"warm_start=True continues a fit of {k} components and {d} features, but "
                 f"n_components={self.n_components} and X has {x.shape[1]} features. Fit a new "
                 "estimator, or set warm_start=False."
             )
-        return assemble(*self._state(x.dtype))
+        return self._mixture(x.dtype)
 
     # The fitted mixture
 
-    def _state(self, dtype: Any) -> tuple[type[AbstractCovariance], *tuple[np.ndarray, ...]]:
-        """What the density is computed from. The attributes may be set by hand."""
+    def _mixture(self, dtype: Any) -> Mixture:
+        """The mixture of the attributes, which the user may have set."""
         parts = (self.weights_, self.means_, self.precisions_cholesky_)
-        return structure_named(self.covariance_type), *(np.asarray(p, dtype) for p in parts)
+        structure = structure_named(self.covariance_type)
+        return assemble(structure, *(np.asarray(part, dtype) for part in parts))
 
     def _evaluate(self, method: str, x: Float[np.ndarray, "n d"]) -> np.ndarray:
-        """A method of the mixture at rows that were checked, as an array that may be written to."""
+        """A method of the mixture at rows that were checked, as an array that can be written to."""
         dtype = np.result_type(x, self.means_)
         with double_precision():
-            values = _evaluate(method, *self._state(dtype), _filled_up(x, dtype))
-            return np.array(np.asarray(values)[: len(x)])
+            return np.array(getattr(self._mixture(dtype), method)(x.astype(dtype)))
 
     def _labels(self, x: Float[np.ndarray, "n d"]) -> Int[np.ndarray, " n"]:
-        # Of NumPy's own type of index, as scikit-learn's are.
+        # NumPy's type of indices, as in scikit-learn.
         return self._evaluate("predict", x).astype(np.intp)
 
-    def _array(self, X: Any, **wanted: Any) -> Float[np.ndarray, "n d"]:
-        return cast(np.ndarray, validate_data(self, X, dtype=_FLOATS, **wanted))
+    def _array(self, X: Any, **options: Any) -> Float[np.ndarray, "n d"]:
+        return cast(np.ndarray, validate_data(self, X, dtype=_FLOATS, **options))
 
     def _validated(self, X: Any) -> Float[np.ndarray, "n d"]:
         check_is_fitted(self)
@@ -290,12 +292,12 @@ class GaussianMixture(DensityMixin, BaseEstimator):
 
     def _n_parameters(self) -> int:
         with double_precision():
-            return assemble(*self._state(self.means_.dtype)).n_parameters
+            return self._mixture(self.means_.dtype).n_parameters
 
     def sample(self, n_samples: int = 1) -> tuple[Float[np.ndarray, "n d"], Int[np.ndarray, " n"]]:
-        """Draws and the components that they are from, those of a component together.
+        """Draws and the component that each is from, sorted by component.
 
-        By scikit-learn, so that they are its draws for the same `random_state`.
+        scikit-learn makes them, so they are its draws for the same `random_state`.
         """
         check_is_fitted(self)
         return self.to_sklearn().sample(n_samples)
@@ -303,17 +305,17 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     # Conversions
 
     def to_sklearn(self) -> SklearnMixture:
-        """scikit-learn's own estimator of the same parameters and, if fitted, attributes: exact."""
+        """scikit-learn's own estimator with the same parameters and, if fitted, attributes."""
         return _copy(self, SklearnMixture())
 
     @classmethod
     def from_sklearn(cls, estimator: SklearnMixture) -> Self:
-        """The same estimator on this library's engine: parameters and fitted attributes, exact."""
+        """This estimator with the parameters and, if fitted, attributes of scikit-learn's own."""
         return _copy(estimator, cls())
 
 
 def _copy(source: Any, target: Any) -> Any:
-    """The target with the source's parameters and fitted attributes, as far as it has them."""
+    """The target with the parameters of the source that it knows, and all fitted attributes."""
     known = target.get_params(deep=False)
     target.set_params(**{n: v for n, v in source.get_params(deep=False).items() if n in known})
     for name, value in vars(source).items():
@@ -322,38 +324,13 @@ def _copy(source: Any, target: Any) -> Any:
     return target
 
 
-def _filled_up(x: Float[np.ndarray, "n d"], dtype: Any) -> Float[np.ndarray, "m d"]:
-    """The rows and copies of the last one, up to one of eight lengths an octave.
-
-    Each length is a program of its own, and the folds of a cross-validation differ by a row.
-    """
-    n, d = x.shape
-    step = 1 << max(n.bit_length() - 4, 6)
-    filled = np.empty((n + -n % step, d), dtype)
-    filled[:n] = x
-    filled[n:] = x[-1]
-    return filled
-
-
-@partial(jax.jit, static_argnames=("method", "structure"))
-def _evaluate(
-    method: str,
-    structure: type[AbstractCovariance],
-    weights: Float[Array, " k"],
-    means: Float[Array, "k d"],
-    precisions_cholesky: Float[Array, "..."],
-    x: Float[Array, "n d"],
-) -> Array:
-    """One program a call, so that a few rows do not wait for many small ones."""
-    return getattr(assemble(structure, weights, means, precisions_cholesky), method)(x)
-
-
 def _warn(outcome: Outcome) -> None:
     """Warn of a bad status, at the line that called `fit`."""
-    status = outcome.status
-    if status is None or bool(status == Status.converged):
+    if outcome.status is None:
         return
-    message = Status[status]
+    message = Status[outcome.status]
+    if message == Status[Status.converged]:
+        return
     if not outcome.converged:
         message = f"Best performing initialization did not converge: {message}"
     warnings.warn(message, ConvergenceWarning, stacklevel=4)

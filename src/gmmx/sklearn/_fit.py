@@ -1,4 +1,4 @@
-"""One start's fit, and how it ended, in scikit-learn's terms."""
+"""The fit of one start, and how it ended, in scikit-learn's terms."""
 
 import dataclasses
 import warnings
@@ -10,15 +10,17 @@ import jax
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
-from .._fit.base import AbstractFitter, FitState
-from .._fit.result import FitError, FitWarning, Status
+from .._fit.base import AbstractFitter
+from .._fit.result import FitError, FitWarning
+from .._fit.state import FitState
+from .._fit.status import Status
 from .._mixture import GaussianMixture
 from ._report import Report
 from ._start import ILL_DEFINED
 
 
 def double_precision() -> Any:
-    """Within it float64 stays float64, whatever JAX's setting is outside."""
+    """A context in which float64 stays float64, whatever JAX is set to."""
     # In `jax.experimental` before JAX 0.8.
     place: Any = jax if hasattr(jax, "enable_x64") else import_module("jax.experimental")
     return place.enable_x64(True)
@@ -26,13 +28,13 @@ def double_precision() -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """A start, fitted."""
+    """The fit of one start."""
 
     gmm: GaussianMixture
     lower_bounds: list[float]
     converged: bool
     status: Status | None
-    """None where no step was made"""
+    """None if no step was made"""
 
     @property
     def lower_bound(self) -> float:
@@ -52,9 +54,9 @@ def run(
 
     **Arguments:**
 
-    - `rests`: whether the fit has converged for a reason that the fitter does not know.
+    - `rests`: whether the fit has converged by a rule that the fitter does not have.
 
-    **Raises:** `ValueError`, in scikit-learn's words, where the fit failed.
+    **Raises:** `ValueError`, in scikit-learn's words, if the fit failed.
     """
     rested = False
 
@@ -66,18 +68,19 @@ def run(
 
     try:
         with warnings.catch_warnings():
-            # The estimator warns itself, once, of the best start.
+            # The estimator warns itself, once and only of the best start.
             warnings.simplefilter("ignore", FitWarning)
             result = fitter.fit(x, gmm, weights=weights, key=key, callback=look)
     except FitError as error:
-        status = error.result.status
-        if bool(status == Status.singular_covariance):
+        # By their messages, since comparing two statuses is a program of its own.
+        reason = Status[error.result.status]
+        if reason == Status[Status.singular_covariance]:
             raise ValueError(ILL_DEFINED) from error
-        raise ValueError(f"Fitting the mixture model failed: {Status[status]}") from error
+        raise ValueError(f"Fitting the mixture model failed: {reason}") from error
     status = result.status
-    if bool(status == Status.interrupted):
+    if Status[status] == Status[Status.interrupted]:
         if not rested:
-            # In a search over parameters the next fit would begin, were it swallowed.
+            # Otherwise a search over parameters would go on to its next fit.
             raise KeyboardInterrupt
         status = Status.converged
     lower_bounds = np.asarray(result.history).tolist()

@@ -1,13 +1,13 @@
-"""What `verbose` prints, in scikit-learn's words."""
+"""The lines that `verbose` prints, in scikit-learn's words."""
 
 import sys
 import time
 
 
 class Report:
-    """Prints nothing, what happens (`verbose=1`), or also times and likelihoods (`verbose=2`).
+    """Prints nothing, the progress (`verbose=1`), or also times and likelihoods (`verbose=2`).
 
-    Steps are looked at in blocks, so a line may come a few steps later than `interval` asks for.
+    Steps are made in blocks, so a line may come a few steps later than `interval` asks for.
     """
 
     def __init__(self, verbose: int, interval: int):
@@ -16,7 +16,7 @@ class Report:
 
     def _say(self, line: str, details: str = "") -> None:
         if self._verbose:
-            # As scikit-learn has it, to where `print` would write.
+            # To the standard output, as scikit-learn does.
             sys.stdout.write(line + (details if self._verbose > 1 else "") + "\n")
 
     def begin(self, index: int) -> None:
@@ -26,7 +26,7 @@ class Report:
         self._say(f"Initialization {index}")
 
     def step(self, n_iter: int, change: float) -> None:
-        """Steps were made, up to this one."""
+        """The fit has made this many steps."""
         if n_iter // self._interval == self._last_step // self._interval:
             return
         now = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Where a fit starts: scikit-learn's memberships, drawn as it draws them, and one M-step."""
+"""The start of a fit: memberships, drawn as scikit-learn draws them, and one M-step."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
@@ -61,7 +61,7 @@ METHODS: dict[str, Callable[[_Data, _Weights, int, np.random.RandomState], _Memb
 
 
 class Given(NamedTuple):
-    """The parts of a start that the user gives; what is None is estimated."""
+    """The parts of a start that the user gives; those that are None are estimated."""
 
     logits: Float[Array, " k"] | None
     means: Float[Array, "k d"] | None
@@ -77,24 +77,26 @@ class Given(NamedTuple):
         means: object,
         precisions: object,
     ) -> "Given":
-        """From `weights_init`, `means_init` and `precisions_init`; `ValueError` where they are bad.
+        """From `weights_init`, `means_init` and `precisions_init`.
 
         **Arguments:**
 
         - `shape`: (k, d).
+
+        **Raises:** `ValueError` if they are not valid.
         """
         weights = _of_shape(weights, "weights_init", shape[:1], dtype)
         means = _of_shape(means, "means_init", shape, dtype)
-        wanted = structure.natural_shape(*shape)
-        precisions = _of_shape(precisions, "precisions_init", wanted, dtype)
+        natural = structure.natural_shape(*shape)
+        precisions = _of_shape(precisions, "precisions_init", natural, dtype)
         if weights is not None:
             _check_distribution(weights)
         try:
             factors = None if precisions is None else structure.from_precisions(precisions)
         except ValueError as error:
             raise ValueError(
-                "The parameter 'precisions_init' should hold precisions that are symmetric, "
-                f"positive-definite, with covariance_type={structure.covariance_type!r}: as a "
+                "The parameter 'precisions_init' should hold symmetric positive-definite "
+                f"precisions, with covariance_type={structure.covariance_type!r}. Read as a "
                 f"covariance, {error}"
             ) from error
         return cls(None if weights is None else jnp.log(weights), means, factors)
@@ -137,7 +139,7 @@ def start(
     reg_covar: float,
     given: Given,
 ) -> GaussianMixture:
-    """A mixture to start from: what is given, and the rest by one M-step from memberships."""
+    """The mixture to start from: the given parts, and the others by one M-step."""
     parts = {name: part for name, part in given._asdict().items() if part is not None}
     if len(parts) < len(given):
         estimated = GaussianMixture.from_responsibilities(

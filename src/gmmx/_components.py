@@ -1,0 +1,105 @@
+"""The ground type: weighted Gaussians, as every calculation below the public mixture has them."""
+
+import math
+from typing import Any, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ._covariance import AbstractCovariance
+from ._covariance.base import Factors
+
+
+class AbstractComponents(eqx.Module):
+    """K weighted Gaussians in d dimensions: three leaves, and what everybody derives from them.
+
+    The engine, the algebra, scores and divergences take and return this type. What they return is
+    of the type that they were given, so that they need not know `gmmx.GaussianMixture`.
+    """
+
+    logits: eqx.AbstractVar[Float[Array, " k"]]
+    """Unnormalised log-weights"""
+    means: eqx.AbstractVar[Float[Array, "k d"]]
+    """μ_k"""
+    structure: eqx.AbstractVar[AbstractCovariance]
+    """The covariances, see `gmmx.AbstractCovariance`"""
+
+    @property
+    def n_components(self) -> int:
+        """K"""
+        return self.means.shape[0]
+
+    @property
+    def n_features(self) -> int:
+        """d"""
+        return self.means.shape[1]
+
+    @property
+    def dtype(self) -> Any:
+        """The dtype of the leaves."""
+        return self.means.dtype
+
+    @property
+    def n_parameters(self) -> int:
+        """The number of free parameters: K − 1 weights, K·d means and those of the covariances."""
+        k, d = self.means.shape
+        return k - 1 + k * d + self.structure.n_parameters(k, d)
+
+    @property
+    def log_weights(self) -> Float[Array, " k"]:
+        """log w_k"""
+        return jax.nn.log_softmax(self.logits)
+
+    @property
+    def weights(self) -> Float[Array, " k"]:
+        """w_k, of sum one"""
+        return jax.nn.softmax(self.logits)
+
+    def factors(self) -> Factors:
+        """The factors W as the structure has them: `(j, d, d)`, or `(j, d)` if diagonal."""
+        return self.structure.factors(*self.means.shape)
+
+    def distinct_factors(self) -> Float[Array, "j d d"]:
+        """The factors as matrices, once where components share one."""
+        return self.structure.dense_factors(*self.means.shape)
+
+    def dense_factors(self) -> Float[Array, "k d d"]:
+        """The factors as matrices, one for each component."""
+        k, d = self.means.shape
+        return jnp.broadcast_to(self.distinct_factors(), (k, d, d))
+
+    def half_log_det(self) -> Float[Array, " k"]:
+        """log|W_k| = ½ log|Λ_k|"""
+        factors = self.factors()
+        diagonal = jnp.diagonal(factors, axis1=1, axis2=2) if factors.ndim == 3 else factors
+        return jnp.broadcast_to(jnp.sum(jnp.log(diagonal), axis=1), self.logits.shape)
+
+    def log_constant(self) -> Float[Array, " k"]:
+        """log w_k + log|W_k| − d/2 log 2π"""
+        return self.log_weights + self.half_log_det() - self.n_features * math.log(2 * math.pi) / 2
+
+    def precision_trace(self) -> Float[Array, " k"]:
+        """tr Λ_k, which `reg_covar` penalises."""
+        factors = self.factors()
+        trace = jnp.sum(factors**2, axis=tuple(range(1, factors.ndim)))
+        return jnp.broadcast_to(trace, self.logits.shape)
+
+
+Components = TypeVar("Components", bound=AbstractComponents)
+
+
+def check_mixture(gmm: Any) -> AbstractComponents:
+    """One mixture; not what a fit gives back, nor a stack."""
+    if not isinstance(gmm, AbstractComponents):
+        raise ValueError(
+            f"gmm is of type {type(gmm).__name__}; expected a GaussianMixture. Of a fit pass "
+            "result.gmm."
+        )
+    if gmm.means.ndim != 2:
+        raise ValueError(
+            f"gmm is a stack of mixtures: its means have shape {gmm.means.shape}. Take one: "
+            "jax.tree.map(lambda leaf: leaf[0], stack)."
+        )
+    return gmm

@@ -1,0 +1,140 @@
+"""Log-densities of many rows."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PyTree
+
+from .. import _checks
+from .._chunks import map_rows
+from .._components import AbstractComponents
+from .._rows import cut, fill_rows
+from .form import Form
+from .frame import Frame
+from .ladder import Ladder, reach
+from .packed import Packed
+from .way import AbstractWay
+from .whitened import Whitened
+
+Reduce = Callable[[Float[Array, "k n"]], PyTree]
+"""A function of log-joints, component by component and row by row, that puts rows first"""
+
+
+def log_prob_of(log_joint: Float[Array, "k n"]) -> Float[Array, " n"]:
+    """log Σ_k w_k N(x; μ_k, Σ_k)"""
+    return jax.nn.logsumexp(log_joint, axis=0)
+
+
+def log_joint_of(log_joint: Float[Array, "k n"]) -> Float[Array, "n k"]:
+    """log w_k N(x; μ_k, Σ_k)"""
+    return log_joint.T
+
+
+def responsibilities_of(log_joint: Float[Array, "k n"]) -> Float[Array, "n k"]:
+    """p(k | x)"""
+    return jax.nn.softmax(log_joint, axis=0).T
+
+
+def labels_of(log_joint: Float[Array, "k n"]) -> Int[Array, " n"]:
+    """The most probable component; −1 where the density is NaN."""
+    # The first place of the largest value, found by two reductions that vectorise, where those of
+    # `jnp.argmax` do not. NaN is equal to nothing.
+    k = log_joint.shape[0]
+    largest = jnp.max(log_joint, axis=0)
+    place = jnp.where(log_joint == largest, jnp.arange(k, dtype=jnp.int32)[:, None], k)
+    first = jnp.min(place, axis=0)
+    return jnp.where(first == k, -1, first)
+
+
+def evaluate(gmm: AbstractComponents, x: Float[Array, "n d"], reduce: Reduce) -> PyTree:
+    """`reduce` of log w_k N(x_i; μ_k, Σ_k), without holding n × K × d numbers.
+
+    From Python one program is called, compiled for few sizes of x; inside a transformation it is
+    a plain function.
+
+    **Raises:** `ValueError` where Python sees that x is not finite.
+    """
+    ladder = Ladder.of(gmm, x.shape[0], products=1)
+    if not _checks.is_concrete(gmm, x):
+        return traced(gmm, x, reduce, ladder)
+    filled = fill_rows(x)
+    for number in range(len(ladder.ways)):
+        values, bad = _program(gmm, filled, reduce, ladder.only(number))
+        if not bad:
+            break
+        _checks.check_finite(x, "x")
+    return cut(values, x.shape[0])
+
+
+def at_points(gmm: AbstractComponents, x: Any, reduce: Reduce) -> PyTree:
+    """`evaluate` at what a caller gives: points `(*batch, d)` of any dtype."""
+    x = _checks.as_points(x, gmm.n_features, gmm.dtype)
+    batch = x.shape[:-1]
+    rows = x if len(batch) == 1 else x.reshape(-1, gmm.n_features)
+    values = evaluate(_checks.in_dtype(gmm, x.dtype), rows, reduce)
+    if len(batch) == 1:
+        return values
+    return jax.tree.map(lambda leaf: leaf.reshape(*batch, *leaf.shape[1:]), values)
+
+
+@partial(jax.jit, static_argnames=("reduce", "ladder"))
+def _program(gmm, x, reduce, ladder):
+    """The values by the one way of the ladder, and whether it was not accurate or x not finite."""
+    values, size = by_way(gmm, x, reduce, ladder, jnp.asarray(ladder.first, jnp.int32))
+    return values, ~(jnp.all(jnp.isfinite(x)) & (size <= 1))
+
+
+def traced(
+    gmm: AbstractComponents, x: Float[Array, "n d"], reduce: Reduce, ladder: Ladder
+) -> PyTree:
+    """The values where nobody can look at sizes: by the fastest way, or by one always accurate."""
+    ladder = ladder.ends()
+    frame = _frame(ladder.ways[0], gmm)
+    # A pass over the rows that a single way does not need.
+    far = frame.centre if len(ladder.ways) == 1 else reach(frame.apply(x))
+    return by_way(gmm, x, reduce, ladder, ladder.choose(Form.of(gmm, frame), far))[0]
+
+
+def by_way(
+    gmm: AbstractComponents,
+    x: Float[Array, "n d"],
+    reduce: Reduce,
+    ladder: Ladder,
+    number: Int[Array, ""],
+) -> tuple[PyTree, Float[Array, ""]]:
+    """The values by one way of the ladder, and the size of what cancels in it, see `AbstractWay`.
+
+    A gradient keeps the n × K log-joints and computes everything else again, chunk by chunk.
+    """
+
+    def pass_by(way: type[AbstractWay]) -> tuple[PyTree, Float[Array, ""]]:
+        frame = _frame(way, gmm)
+        form = Form.of(gmm, frame)
+        prepared = way.of(form)
+
+        @jax.checkpoint
+        def log_joint(rows: Float[Array, "r d"]) -> Float[Array, "k r"]:
+            return prepared.log_joint(prepared.terms(frame.apply(rows).T))
+
+        def chunk(rows: Float[Array, "r d"]) -> PyTree:
+            return jax.checkpoint(reduce)(log_joint(rows))
+
+        n = x.shape[0]
+        values = map_rows(chunk, x, ladder.rows(way, n, x.dtype))
+        if way is Whitened:
+            return values, jnp.zeros((), x.dtype)
+        fixed, rows = jax.lax.stop_gradient((form, x))
+        return values, way.size(fixed, reach(frame.apply(rows)))
+
+    return ladder.switch(number, pass_by)
+
+
+def _frame(way: type[AbstractWay], gmm: AbstractComponents) -> Frame:
+    """The frame of the model that a way needs; whitened rows need none."""
+    if way is Whitened:
+        return Frame(jnp.zeros_like(gmm.means[0]), None, None)
+    turned = way is Packed and not type(gmm.structure).axis_aligned
+    return Frame.of_model(gmm, turned)

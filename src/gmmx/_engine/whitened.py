@@ -1,0 +1,68 @@
+"""Whitened: y = W_k(z − μ_k), subtracted first. As accurate as the data are, always."""
+
+from typing import ClassVar, Self
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .._components import AbstractComponents
+from .._covariance.base import Factors
+from .._linalg import einsum, whiten_apart
+from .._reductions import sum_of_squares
+from .form import Form
+from .frame import Frame
+from .way import AbstractWay
+
+
+class Whitened(AbstractWay):
+    """One product for each component, of rows from which its mean was subtracted."""
+
+    form: Form
+
+    fewest_rows: ClassVar[int] = 64
+
+    @classmethod
+    def of(cls, form: Form) -> Self:
+        return cls(form)
+
+    @classmethod
+    def size(cls, form: Form, reach: Float[Array, " d"]) -> Float[Array, ""]:
+        return jnp.zeros_like(reach[0])
+
+    @classmethod
+    def columns(cls, k: int, d: int, width: int) -> int:
+        # Both z − μ_k and y are held.
+        return 2 * k * d
+
+    def terms(self, z: Float[Array, "d n"]) -> Float[Array, "k d n"]:
+        if self.form.axis_aligned:
+            return (z - self.form.means[:, :, None]) * self.form.factors[:, :, None]
+        return whiten_apart(self.form.factors, z.T, self.form.means)
+
+    def log_joint(self, terms: Float[Array, "k d n"]) -> Float[Array, "k n"]:
+        return self.form.constant[:, None] - sum_of_squares(terms, axis=1) / 2
+
+    def sums(
+        self, terms: Float[Array, "k d n"], z: Float[Array, "d n"], share: Float[Array, "k n"]
+    ) -> tuple[Float[Array, " k"], Float[Array, "k d"], Factors]:
+        # Not by the roots of the shares, whose derivatives are infinite at zero.
+        own = share[:, None] * terms
+        if self.form.axis_aligned:
+            scatter = jnp.sum(own * terms, axis=2)
+        else:
+            scatter = einsum("kdn,ken->kde", own, terms)
+        if self.form.shared:
+            scatter = jnp.sum(scatter, axis=0, keepdims=True)
+        return jnp.sum(share, axis=1), einsum("kn,dn->kd", share, z), scatter
+
+    def moments(
+        self, sums: tuple[Float[Array, " k"], Float[Array, "k d"], Factors]
+    ) -> tuple[Float[Array, " k"], Float[Array, "k d"], Factors]:
+        weight, raw, scatter = sums
+        return weight, raw - weight[:, None] * self.form.means, scatter
+
+
+def whiten(gmm: AbstractComponents, x: Float[Array, "n d"]) -> Float[Array, "k d n"]:
+    """y = W_k(x − μ_k) of every row, in the units of x."""
+    frame = Frame(jnp.zeros_like(gmm.means[0]), None, None)
+    return Whitened.of(Form.of(gmm, frame)).terms(x.T)

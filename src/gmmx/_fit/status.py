@@ -1,0 +1,39 @@
+"""How a fit ended."""
+
+import equinox as eqx
+
+
+class Status(eqx.Enumeration):
+    """How a fit ended; the messages are for the user."""
+
+    running = "the fit has not ended yet."
+    converged = "the likelihood changed by less than tol."
+    max_steps_reached = (
+        "max_iter was reached before the likelihood changed by less than tol. Raise max_iter, or "
+        "tol if the result is good enough."
+    )
+    interrupted = "the fit was interrupted; the result is the best model up to then."
+    empty_component = (
+        "a component has lost all its samples and stands at weight zero. Take fewer components, "
+        "or start from gmmx.initialize(x, n_components)."
+    )
+    means_rounded = (
+        "the likelihood changed by less than tol, but the data lie so far from zero, in units of "
+        "the components' widths, that storing the means may cost more than 1e-3 nats a sample. "
+        "Subtract an offset from the data, or fit in float64 "
+        "(jax.config.update('jax_enable_x64', True))."
+    )
+    likelihood_decreased = (
+        "the likelihood fell by more than tol and rounding allow; the result is the model before "
+        "that. Fit in float64 (jax.config.update('jax_enable_x64', True)), or rescale the data."
+    )
+    singular_covariance = (
+        "a covariance became singular; the result is the model before that. A component has "
+        "collapsed onto a few or equal points, or onto a plane: raise reg_covar, take fewer "
+        "components, or drop constant and duplicate columns."
+    )
+    non_finite = (
+        "the likelihood became NaN or infinite; the result is the last model of finite "
+        "likelihood. Look for a mixture of NaN parameters at the start, or a learning rate that "
+        "is too high."
+    )

@@ -1,0 +1,95 @@
+"""Rows filled up to a few sizes, so that data of another length compile nothing.
+
+What is filled in are copies of the last row, of weight zero. Nobody sees them: they take no part in
+means, likelihoods or criteria, and results are cut back to the rows that came. Inside a caller's
+transformation nothing is filled up.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from ._checks import is_concrete
+
+# Up to the first bound there are two sizes an octave, which fill up by a sixth in the mean; up to
+# the second there are eight. Beyond it a program is cheap beside the work, and a copy is not.
+_COARSE = 2**13
+_FINE = 2**18
+
+
+def size(n: int) -> int:
+    """The size that n rows are filled up to."""
+    if n > _FINE:
+        return n
+    octave = 1 << (n - 1).bit_length()
+    step = max(1, octave // (4 if octave <= _COARSE else 16))
+    return -(-n // step) * step
+
+
+def fill(
+    x: Float[Any, "n d"], weights: Float[Any, " n"] | None = None
+) -> tuple[Float[Array, "m d"], Float[Array, " m"] | None]:
+    """The rows and their weights, filled up. Weights of None stay so where nothing is filled in.
+
+    On the host: as operations of JAX each length would be a program of its own.
+    """
+    n, wanted = x.shape[0], size(x.shape[0])
+    if weights is None and n <= _COARSE:
+        # Also where nothing is filled in, so that a program serves all lengths up to its size.
+        weights = np.ones(n, x.dtype)
+    if weights is None and (wanted == n or _is_spread(x)):
+        return x, None
+    wanted = n if _is_spread(x) else wanted
+    filled = np.zeros(wanted, x.dtype)
+    filled[:n] = 1 if weights is None else weights
+    return fill_rows(x), jax.device_put(filled)
+
+
+def fill_rows(x: Float[Any, "n ..."]) -> Float[Array, "m ..."]:
+    """The rows alone, filled up."""
+    n, wanted = x.shape[0], size(x.shape[0])
+    if wanted == n or n == 0 or _is_spread(x):
+        return x
+    filled = np.empty((wanted, *x.shape[1:]), x.dtype)
+    filled[:n] = x
+    filled[n:] = filled[n - 1]
+    return jax.device_put(filled)
+
+
+def cut(values: PyTree, n: int) -> PyTree:
+    """The first n rows of each array."""
+
+    def leading(leaf: Array) -> Array:
+        return leaf if leaf.shape[0] == n else jax.device_put(np.asarray(leaf)[:n])
+
+    return jax.tree.map(leading, values)
+
+
+def by_rows(
+    fn: Callable[..., PyTree], batch: tuple[int, ...], arrays: PyTree, *others: PyTree
+) -> PyTree:
+    """`fn(arrays)`, a function of rows, with the leading axes `batch` taken as rows.
+
+    **Arguments:**
+
+    - `arrays`: arrays whose first axes are the batch's. They are filled up where Python sees them.
+    - `others`: what else `fn` reads; if it is traced, nothing is filled up.
+    """
+    n = math.prod(batch)
+    arrays = jax.tree.map(lambda leaf: leaf.reshape(n, *leaf.shape[len(batch) :]), arrays)
+    filling = is_concrete(arrays, others) and not any(map(_is_spread, jax.tree.leaves(arrays)))
+    if filling:
+        arrays = jax.tree.map(fill_rows, arrays)
+    values = fn(arrays)
+    if filling:
+        values = cut(values, n)
+    return jax.tree.map(lambda leaf: leaf.reshape(*batch, *leaf.shape[1:]), values)
+
+
+def _is_spread(x: Any) -> bool:
+    """Whether the rows lie on several devices, where they stay."""
+    return isinstance(x, jax.Array) and len(x.sharding.device_set) > 1

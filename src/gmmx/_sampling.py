@@ -1,0 +1,32 @@
+"""Draws from a mixture."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from ._components import AbstractComponents
+from ._linalg import einsum, inverse_lower
+
+
+def draw(
+    gmm: AbstractComponents, n_samples: int, key: PRNGKeyArray
+) -> tuple[Float[Array, "n d"], Int[Array, " n"]]:
+    """Draws and the components that they are from."""
+    label_key, noise_key = jax.random.split(key)
+    labels = jax.random.categorical(label_key, gmm.logits, shape=(n_samples,))
+    noise = jax.random.normal(noise_key, (n_samples, gmm.n_features), gmm.dtype)
+    return _place(gmm, labels, noise), labels
+
+
+@jax.jit
+def _place(
+    gmm: AbstractComponents, labels: Int[Array, " n"], noise: Float[Array, "n d"]
+) -> Float[Array, "n d"]:
+    """μ_k + W_k⁻¹ε for each draw, component by component: no n × d × d array of factors."""
+    roots = inverse_lower(gmm.dense_factors())
+
+    def add(k: Array, x: Array) -> Array:
+        return jnp.where((labels == k)[:, None], einsum("nd,ed->ne", noise, roots[k]), x)
+
+    scaled = jax.lax.fori_loop(0, gmm.n_components, add, jnp.zeros_like(noise))
+    return gmm.means[labels] + scaled
