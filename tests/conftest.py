@@ -169,12 +169,20 @@ def optax_promotion():
         yield
 
 
-@pytest.fixture
-def quick_compilation():
+@contextlib.contextmanager
+def quick_programs() -> Iterator[None]:
     """For what is compiled to be run once."""
     jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture
+def quick_compilation():
+    with quick_programs():
+        yield
 
 
 @pytest.fixture(scope="session")

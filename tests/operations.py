@@ -127,12 +127,10 @@ def modes(found: Given):
     return found.means[np.arange(len(found.means)), found.shares.argmax(1)]
 
 
-def each_given(p: Dense, y, variances):
-    """(log-evidence, mean) of each y = x + ε, ε of variances of its own."""
-    found = [
-        given(p, one[None], np.eye(len(one)), np.diag(v), 0.0)
-        for one, v in zip(y, variances, strict=True)
-    ]
+def each_given(p: Dense, y, a, roots):
+    """(log-evidence, mean) of each sample under an operator and a noise of its own."""
+    parts = zip(y, a, roots, strict=True)
+    found = [given(p, one[None], m, root @ root.T, 0.0) for one, m, root in parts]
     means = [mixed(f.shares, f.means, f.covariances)[0] for f in found]
     return np.concatenate([f.log_evidence for f in found]), np.concatenate(means)
 
@@ -272,8 +270,8 @@ def squared_wasserstein(m, a, n, b):
 def mixture_wasserstein(p: Dense, q: Dense):
     """The least cost of transport, by a dense linear program."""
     cost = by_pairs(squared_wasserstein, p, q)
-    k, l = cost.shape
-    sums = np.concatenate([np.kron(np.eye(k), np.ones(l)), np.kron(np.ones(k), np.eye(l))])
+    k, m = cost.shape
+    sums = np.concatenate([np.kron(np.eye(k), np.ones(m)), np.kron(np.ones(k), np.eye(m))])
     totals = np.concatenate([p.weights, q.weights])
     found = scipy.optimize.linprog(cost.ravel(), A_eq=sums[:-1], b_eq=totals[:-1])
     return np.sqrt(found.fun)
@@ -334,6 +332,8 @@ class Operation:
     """The units of errors, given the result in float64; of a mixture, they are its own widths"""
     float32: float | None = 1e-4
     """The largest error in float32 in these units; None where nearly all of a value cancels"""
+    rounding: int = 3
+    """By how many ε of the size of a result's own numbers it may be off in float32 as well"""
     differentiable: bool = True
     differences: bool = True
     """Whether its derivatives are those of its values, and not of what the values estimate"""
@@ -403,9 +403,11 @@ def of_observations(p, structure, rng, n):
     return observation(p, rng, n)
 
 
-def of_noisy(p, structure, rng, n):
-    variances = rng.uniform(0.1, 2, size=(n, p.means.shape[1])) * p.widths**2
-    return points(p, rng, n), variances
+def of_operators(p, structure, rng, n):
+    """(y, A, a root of C), each for every sample."""
+    matrices = rng.normal(size=(n, 2, p.means.shape[1])) / p.widths
+    y = np.einsum("nmd,nd->nm", matrices, points(p, rng, n)) + 0.3 * rng.normal(size=(n, 2))
+    return y, matrices, np.tril(0.2 * rng.normal(size=(n, 2, 2))) + 0.5 * np.eye(2)
 
 
 def of_another(p, structure, rng, n):
@@ -413,7 +415,7 @@ def of_another(p, structure, rng, n):
 
 
 def posterior(gmm, y, a, root, b):
-    return gmm.posterior(y, a, jnp.matmul(root, root.T), b)
+    return gmm.posterior(y, a, jnp.matmul(root, root.mT), b)
 
 
 def given_all(p, y, a, root, b):
@@ -536,11 +538,12 @@ _ROWS = [
     ),
     Operation(
         "posterior of each sample",
-        lambda g, y, c: (lambda f: (f.log_evidence(), f.mean()))(g.posterior(y, None, c)),
+        lambda g, *given: (lambda f: (f.log_evidence(), f.mean()))(posterior(g, *given, 0)),
         each_given,
-        of_noisy,
-        rows=(0, 1),
+        of_operators,
+        rows=(0, 1, 2),
         scale=each(nats, of_features()),
+        float32=2e-3,
     ),
 ]
 
@@ -587,6 +590,7 @@ _MODELS = [
         lambda p, a, b: Dense(p.weights, p.means @ a.T + b, a @ p.covariances @ a.T),
         lambda p, structure, rng, n: observation(p, rng, n)[1::2],
         keeps=("full", "tied"),
+        rounding=8,  # Aμ is a sum
     ),
     Operation(
         "convolve",

@@ -1,6 +1,4 @@
-"""Divergences: against numerical integration, SciPy, closed forms of single Gaussians, bounds."""
-
-import itertools
+"""Divergences: against numerical integration, closed forms of single Gaussians, and bounds."""
 
 import jax
 import jax.numpy as jnp
@@ -55,32 +53,9 @@ def integrate(fn, p, q, d):
     return np.sum(fn(*densities)) * (axis[1] - axis[0]) ** d
 
 
-def test_pairwise_overlaps_are_scipys(structure):
-    p, q = pair(structure)
-    wanted = [
-        [scipy.stats.multivariate_normal(n, a + b).logpdf(m) for n, b in zip(
-            np.asarray(q.means), dense_of(structure, q), strict=True)]
-        for m, a in zip(np.asarray(p.means), dense_of(structure, p), strict=True)
-    ]  # fmt: skip
-    np.testing.assert_allclose(gmmx.pairwise_log_overlap(p, q), wanted, rtol=1e-11)
-
-
-def test_pairwise_divergences_are_the_dense_formula(structure):
-    p, q = pair(structure)
-    got = pairwise_kl(p, q)
-    for (i, a), (j, b) in itertools.product(
-        enumerate(dense_of(structure, p)), enumerate(dense_of(structure, q))
-    ):
-        apart = np.asarray(p.means[i] - q.means[j])
-        inverse = np.linalg.inv(b)
-        wanted = np.trace(inverse @ a) + apart @ inverse @ apart - D
-        wanted = (wanted + np.linalg.slogdet(b)[1] - np.linalg.slogdet(a)[1]) / 2
-        np.testing.assert_allclose(got[i, j], wanted, rtol=1e-11)
-
-
-@pytest.mark.parametrize("d", [1, 2])
-def test_closed_forms_are_the_integrals(structure, d):
-    p, q = pair(structure, d)
+@pytest.mark.parametrize("name, d", [("full", 1), ("full", 2), ("diag", 2)])
+def test_closed_forms_are_the_integrals(structures, name, d):
+    p, q = pair(structures[name], d)
     overlap = integrate(lambda p, q: p * q, p, q, d)
     np.testing.assert_allclose(np.exp(gmmx.log_overlap(p, q)), overlap, rtol=1e-10)
     square = integrate(lambda p, q: (p - q) ** 2, p, q, d)
@@ -161,28 +136,6 @@ def test_transport_of_one_feature_is_at_least_the_distance(structure):
     assert distance < got < 2 * distance + 1
 
 
-def test_gradients_are_finite_differences(structure):
-    """Forward along one move of all leaves, and backward to each leaf, on its own."""
-    p, q = pair(structure, 2)
-    leaves, tree = jax.tree.flatten((p, q))
-
-    def values(leaves):
-        return jnp.stack(list(scalars(*tree.unflatten(leaves)).values()))
-
-    rng = np.random.default_rng(0)
-    moves = [jnp.asarray(rng.normal(size=leaf.shape)) for leaf in leaves]
-    jacobian = jax.jit(jax.jacrev(values))(leaves)
-    step = 1e-5
-    total = 0
-    for i, (leaf, move) in enumerate(zip(leaves, moves, strict=True)):
-        up, down = (values([*leaves[:i], leaf + h * move, *leaves[i + 1 :]]) for h in (step, -step))
-        along = jnp.tensordot(jacobian[i], move, move.ndim)
-        np.testing.assert_allclose(along, (up - down) / (2 * step), rtol=5e-6, atol=1e-9)
-        total += along
-    _, forward = jax.jit(lambda leaves, moves: jax.jvp(values, (leaves,), (moves,)))(leaves, moves)
-    np.testing.assert_allclose(forward, total, rtol=1e-9)
-
-
 def test_gradient_of_the_estimate_is_that_of_the_divergence():
     """Pathwise through the draws: of single Gaussians, within five standard errors."""
     rng = np.random.default_rng(4)
@@ -218,55 +171,15 @@ def test_wasserstein_differentiates_where_eigenvalues_are_equal():
     assert np.isfinite(jax.grad(lambda c: jnp.sqrt(squared(c)))(4 * here)).all()
 
 
-def test_vmap_and_dtype(structure, dtype):
-    p, q = pair(structure, 2, dtype)
-    stack = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf + 0.1]), p)
-
-    def fn(p, q):
-        return scalars(p, q) | {"estimate": gmmx.kl_divergence(p, q, 50).value}
-
-    alone = jax.jit(fn)(p, q)
-    together = jax.jit(jax.vmap(fn, in_axes=(0, None)))(stack, q)
-    for name, value in alone.items():
-        assert value.dtype == dtype and value.shape == ()
-        tolerance = 1e-3 if dtype == np.float32 else 1e-9
-        np.testing.assert_allclose(together[name][0], value, rtol=tolerance, err_msg=name)
-
-
-def test_components_of_no_weight(structure):
-    _, means, covariances = structure.parameters(K, D)
-    p = gmmx.GaussianMixture.from_parameters([0, 0.4, 0.6], means, covariances, structure.name)
-    q = structure.mixture(K, D, seed=1)  # of as many components: one program for both orders
-    jacobian = jax.jit(jax.jacrev(scalars, (0, 1)))
-    for one, other in ((p, q), (q, p)):
-        near = [
-            gmmx.GaussianMixture(jnp.maximum(g.logits, -300), g.means, g.structure)
-            for g in (one, other)
-        ]
-        wanted = scalars(*near)
-        for name, value in scalars(one, other).items():
-            np.testing.assert_allclose(value, wanted[name], rtol=1e-9, err_msg=name)
-        for leaf in jax.tree.leaves(jacobian(one, other)):
-            assert np.isfinite(leaf).all()
-
-
-@pytest.mark.parametrize("offset, scale", [(1e4, 1), (0, 1e-6), (0, 1e6)])
-def test_float32(offset, scale, structures):
-    for seeds in ((0, 1), (0, 0)):
-        singles, doubles = [], []
-        for seed in seeds:
-            weights, means, covariances = structures["full"].parameters(K, D, seed)
-            g = gmmx.GaussianMixture.from_parameters(
-                weights, scale * means + offset, scale**2 * covariances
-            )
-            singles.append(jax.tree.map(lambda leaf: leaf.astype(jnp.float32), g))
-            doubles.append(jax.tree.map(lambda leaf: leaf.astype(jnp.float64), singles[-1]))
-        got, wanted = scalars(*singles), scalars(*doubles)
-        for name in ("kl_variational", "kl_upper_bound", "log_overlap", "entropy"):
-            error = abs(float(got[name]) - float(wanted[name]))
-            assert error < 1e-4 * max(1, abs(float(wanted[name]))), name
-        name = "mixture_wasserstein"
-        assert abs(float(got[name]) - float(wanted[name])) < 1e-5 * scale, name
+@pytest.mark.parametrize("offset, scale", [(0, 1), (1e4, 1), (0, 1e-6), (0, 1e6)])
+def test_float32_of_a_mixture_and_itself(offset, scale, structures):
+    """Where divergences are zero, and only rounding is left."""
+    weights, means, covariances = structures["full"].parameters(K, D)
+    p = structures["full"].of(weights, scale * means + offset, scale**2 * covariances, np.float32)
+    values = scalars(p, p)
+    assert abs(float(values["kl_variational"])) < 1e-4
+    assert abs(float(values["kl_upper_bound"])) < 1e-4
+    assert abs(float(values["mixture_wasserstein"])) < 1e-5 * scale
 
 
 def test_bad_input():

@@ -63,18 +63,16 @@ class Imports(ast.NodeVisitor):
         self.module, self.function, self.found = module, None, set()
         self.package = module if files()[module].stem == "__init__" else module.rpartition(".")[0]
 
-    def visit_FunctionDef(self, node):  # noqa: N802
+    def visit_FunctionDef(self, node):
         outer, self.function = self.function, self.function or node.name
         self.generic_visit(node)
         self.function = outer
 
-    visit_AsyncFunctionDef = visit_FunctionDef
-
-    def visit_Import(self, node):  # noqa: N802
+    def visit_Import(self, node):
         for alias in node.names:
             self.add(alias.name)
 
-    def visit_ImportFrom(self, node):  # noqa: N802
+    def visit_ImportFrom(self, node):
         base = node.module or ""
         if node.level:
             parts = self.package.split(".")

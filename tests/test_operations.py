@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import STRUCTURES
+from conftest import STRUCTURES, quick_programs
 from jaxprs import lapack, largest, traced
-from operations import D, K, N, OPERATIONS, Dense, arrays, dense, natural
+from operations import OPERATIONS, D, Dense, K, N, arrays, dense, natural
 
 import gmmx
 
@@ -92,6 +92,9 @@ def test_any_leading_axes(operation, structure):
         axes = reshaped(lambda v, shape=shape: v.reshape(*shape, *v.shape[1:]))
         for a, b in zip(axes, whole, strict=True):
             np.testing.assert_allclose(a, b.reshape(*shape, *b.shape[1:]), rtol=1e-12)
+    # Five rows are filled up to six.
+    for a, b in zip(reshaped(lambda v: v[: N - 1]), whole, strict=True):
+        np.testing.assert_allclose(a, b[: N - 1], rtol=1e-12)
     for a, b in zip(reshaped(lambda v: v[0]), whole, strict=True):
         np.testing.assert_allclose(a, b[0], rtol=1e-9, atol=1e-11)
     for a, b in zip(reshaped(lambda v: v[:0]), whole, strict=True):
@@ -120,7 +123,13 @@ def program(operation):
         values, pull = jax.vjp(lambda inputs: arrays(operation.call(*inputs)), inputs)
         return values, pull(backwards)[0]
 
-    return jax.jit(jax.vmap(at_place, in_axes=(0, None)))
+    run = jax.jit(jax.vmap(at_place, in_axes=(0, None)))
+
+    def quickly(places, backwards):
+        with quick_programs():
+            return run(places, backwards)
+
+    return quickly
 
 
 def one_row(operation, inputs, i):
@@ -141,7 +150,6 @@ SHIFTS = (-2, -1, 1, 2)
 COEFFICIENTS = np.array([1, -8, 8, -1]) / 12
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_transformations_and_derivatives(operation, structure):
     """`jit` of `vmap` is the loop, over mixtures and over rows, and gradients are differences."""
     inputs, others = (
@@ -177,29 +185,37 @@ def test_transformations_and_derivatives(operation, structure):
     np.testing.assert_allclose(found, slopes, rtol=1e-6, atol=1e-7 * np.abs(slopes).max() + 1e-9)
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_a_component_of_no_weight(operation, structure):
-    """It changes nothing, and gradients are those of a weight that is next to nothing."""
-    _, means, covariances = structure.parameters(K, D)
-    parameters = np.array([0.0, 0.25, 0.75]), means, covariances
-    gmm, *inputs = in_dtype(given(operation, structure, parameters=parameters), np.float64)
-    beside = gmmx.GaussianMixture(gmm.logits.at[0].set(-500), gmm.means, gmm.structure)
-    places = [one_row(operation, (model, *inputs), 0) for model in (gmm, beside)]
-    # As many places as in the test above, so that its program serves.
+    """It changes nothing, and gradients are those of a weight that is next to nothing.
+
+    Of the mixture itself, and of another one that it is given.
+    """
+    inputs = in_dtype(given(operation, structure), np.float64)
     n_rows = N if operation.rows else 1
-    places = (places * (n_rows + 1 + DIRECTIONS * len(SHIFTS)))[
-        : n_rows + 1 + DIRECTIONS * len(SHIFTS)
-    ]
+    places = []
+    for i, gmm in enumerate(inputs):
+        if isinstance(gmm, gmmx.GaussianMixture):
+            for logit in (-np.inf, -500.0):
+                changed = gmmx.GaussianMixture(
+                    gmm.logits.at[0].set(logit), gmm.means, gmm.structure
+                )
+                places.append(one_row(operation, [*inputs[:i], changed, *inputs[i + 1 :]], 0))
+    pairs = len(places) // 2
+    # As many places as in the test above, so that its program serves.
+    count = n_rows + 1 + DIRECTIONS * len(SHIFTS)
+    places = (places * count)[:count]
     shapes = jax.eval_shape(lambda *inputs: arrays(operation.call(*inputs)), *places[0])
     rng = np.random.default_rng(7)
     backwards = [jnp.asarray(rng.normal(size=v.shape)) for v in shapes]
     values, gradients = program(operation)(stacked(places), backwards)
     for value in values:
-        # A joint log-density has no number for it: −∞, which e to its power makes nothing of.
-        bare, small = (np.where(v < -300, -np.inf, v) for v in (value[0], value[1]))
-        np.testing.assert_allclose(bare, small, rtol=1e-9, atol=1e-9)
+        # In a joint log-density it is the −∞ that stands for nothing.
+        value = np.where(value < -300, -np.inf, value)
+        for i in range(pairs):
+            np.testing.assert_allclose(value[2 * i], value[2 * i + 1], rtol=1e-9, atol=1e-9)
     for leaf in jax.tree.leaves(gradients):
-        np.testing.assert_allclose(leaf[0], leaf[1], rtol=1e-8, atol=1e-9)
+        for i in range(pairs):
+            np.testing.assert_allclose(leaf[2 * i], leaf[2 * i + 1], rtol=1e-8, atol=1e-9)
 
 
 # Precision
@@ -240,7 +256,7 @@ def test_float32(operation, structure):
                 np.testing.assert_array_equal(a, b)
                 continue
             # And what rounding its own numbers to float32 amounts to.
-            rounding = 8 * np.finfo(np.float32).eps * np.abs(b).max(axis=0)
+            rounding = operation.rounding * np.finfo(np.float32).eps * np.abs(b).max(axis=0)
             allowed = operation.float32 * scale_of(operation, wanted, p, i) + rounding
             worst = np.max(np.abs(a - b) / allowed)
             assert worst < 1, f"{name}: array {i} is off by {worst:.3g} of what is allowed"

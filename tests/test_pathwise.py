@@ -9,6 +9,7 @@ import pytest
 import scipy.optimize
 import scipy.special
 import scipy.stats
+from jaxprs import largest, traced
 
 import gmmx
 
@@ -134,7 +135,7 @@ def test_gradients_of_expectations_are_the_closed_forms(structure):
         assert np.abs(wanted).max() > 10 * np.max(error)
 
 
-def test_both_modes_and_transformations(structure):
+def test_both_modes_agree(structure):
     gmm = structure.mixture(K, D)
     move, weights = direction(gmm), jnp.asarray(np.random.default_rng(6).normal(size=(8, D)))
 
@@ -142,14 +143,9 @@ def test_both_modes_and_transformations(structure):
         return gmm.sample(8, pathwise=True)
 
     _, forward = along(draws, gmm, move)
-    gradient = jax.grad(lambda g: jnp.sum(weights * draws(g)))
-    reverse = jax.jit(gradient)(gmm)
+    reverse = jax.jit(jax.grad(lambda g: jnp.sum(weights * draws(g))))(gmm)
     total = sum(jnp.vdot(u, v) for u, v in zip(*map(jax.tree.leaves, (reverse, move)), strict=True))
     np.testing.assert_allclose(total, jnp.sum(weights * forward), rtol=1e-9)
-    stack = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), gmm)
-    together = jax.jit(jax.vmap(gradient))(stack)
-    for two, one in zip(jax.tree.leaves(together), jax.tree.leaves(reverse), strict=True):
-        np.testing.assert_allclose(two[1], one, rtol=1e-9, atol=1e-12)
 
 
 def test_one_component_is_the_plain_reparameterisation(structure):
@@ -160,15 +156,6 @@ def test_one_component_is_the_plain_reparameterisation(structure):
             wanted = jacobian
     for got, leaf in zip(jax.tree.leaves(jacobian), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(got, leaf, rtol=1e-9, atol=1e-12)
-
-
-def test_a_component_of_no_weight_has_finite_gradients(structure):
-    _, means, covariances = structure.parameters(K, D)
-    gmm = gmmx.GaussianMixture.from_parameters([0, 0.4, 0.6], means, covariances, structure.name)
-    gradient = jax.jit(jax.grad(lambda g: jnp.sum(jnp.sin(g.sample(100, pathwise=True)))))(gmm)
-    for leaf in jax.tree.leaves(gradient):
-        assert np.isfinite(leaf).all()
-        assert np.abs(leaf).max() > 0
 
 
 @pytest.mark.parametrize("offset, scale", [(0, 1), (1e4, 1), (0, 1e-6), (0, 1e6)])
@@ -197,17 +184,6 @@ def test_float32(offset, scale, structures):
 def test_no_matrix_a_draw():
     gmm = gmmx.GaussianMixture.create(8, 16)
     n = 20_000
-    program = jax.make_jaxpr(jax.grad(lambda g: g.sample(n, pathwise=True).sum()))(gmm)
-
-    def sizes(jaxpr):
-        for equation in jaxpr.eqns:
-            yield from (v.aval.size for v in equation.outvars if hasattr(v.aval, "shape"))
-            for value in jax.tree.leaves(
-                list(equation.params.values()), is_leaf=lambda v: hasattr(v, "eqns")
-            ):
-                inner = getattr(value, "jaxpr", value)
-                if hasattr(inner, "eqns"):
-                    yield from sizes(inner)
-
+    found = traced(jax.grad(lambda g: g.sample(n, pathwise=True).sum()), gmm)
     # The largest is of the size of a chunk of whitened rows.
-    assert max(sizes(program.jaxpr)) < n * 8 * 16 / 2
+    assert largest(found)[0] < n * 8 * 16 / 2

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 # From the bottom up: what the layer is, its files and folders, its colour.
 LAYERS = [
     ("checks, linear algebra,\nchunks of rows, files", "_checks _linalg _orthogonal _noise "
-     "_reductions _chunks _grouped _rows _files _cache", "#d9dde1"),
+     "_reductions _chunks _grouped _rows _files _cache _programs", "#d9dde1"),
     ("covariance structures", "_covariance", "#cfe3f5"),
     ("weights, means, structure", "_components", "#cfe3f5"),
     ("log-densities and moments\nof many rows", "_engine", "#fbdcc4"),
@@ -26,7 +26,7 @@ LAYERS = [
      "numpyro flowjax", "#d5ebd3"),
     ("the command line", "gmmx_cli", "#d5ebd3"),
 ]  # fmt: skip
-WIDTH, HEIGHT, GAP, CHIP, PER_LINE = 10.0, 0.5, 0.14, 1.19, 5
+WIDTH, HEIGHT, GAP, CHIP, PER_LINE = 10.0, 0.5, 0.14, 1.13, 6
 
 
 def check_complete():
@@ -51,7 +51,7 @@ def draw_layer(axes, bottom, text, names, colour):
     for row, line in enumerate(lines):
         y = middle + 0.38 * ((len(lines) - 1) / 2 - row)
         for column, name in enumerate(line):
-            x = 3.62 + CHIP * (column + 0.5)
+            x = 3.08 + CHIP * (column + 0.5)
             chip = FancyBboxPatch(
                 (x - CHIP / 2 + 0.04, y - 0.14), CHIP - 0.08, 0.28,
                 boxstyle="round,pad=0,rounding_size=0.06", facecolor="white",
@@ -63,7 +63,7 @@ def draw_layer(axes, bottom, text, names, colour):
 
 
 check_complete()
-figure, axes = plt.subplots(figsize=(9.2, 6.6), layout="constrained")
+figure, axes = plt.subplots(figsize=(9.2, 6.2), layout="constrained")
 bottom = 0.0
 for text, names, colour in LAYERS:
     bottom += draw_layer(axes, bottom, text, names.split(), colour) + GAP

@@ -35,15 +35,15 @@ def rows_per_chunk(n: int, columns: int, itemsize: int, least: int = 256) -> int
     return rows
 
 
-def chunk_of(a: Float[Array, "n ..."], i: Array | int, rows: int) -> Float[Array, "r ..."]:
-    """The i-th chunk of rows. The last one reaches back over rows of the one before it.
+def chunk_of(a: Array, i: Array | int, rows: int, axis: int = 0) -> Array:
+    """The i-th chunk of rows, along `axis`. The last one reaches back over the one before it.
 
     So data are never copied to be padded.
     """
-    if rows == a.shape[0]:
+    n = a.shape[axis]
+    if rows == n:
         return a
-    start = jnp.minimum(i * rows, a.shape[0] - rows)
-    return jax.lax.dynamic_slice_in_dim(a, start, rows)
+    return jax.lax.dynamic_slice_in_dim(a, jnp.minimum(i * rows, n - rows), rows, axis)
 
 
 def fold(

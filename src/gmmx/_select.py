@@ -24,12 +24,15 @@ from ._fit.status import Status
 from ._init import kmeans
 from ._init.initialize import scaled
 from ._mixture import GaussianMixture
+from ._programs import Program
 from ._selection import CRITERIA, Candidate, Selection
 
 # A component that is not there is seeded here, in units in which the data have variance one.
 _FAR = 1e6
 # Multiplications of an EM step from which a second program for the smaller mixtures pays.
 _WORTH_COMPILING = 2**29
+# Multiplications below which programs are compiled soon rather than well.
+_SMALL = 2**22
 
 
 def select(
@@ -220,8 +223,11 @@ class _Cell:
     def fit(self, weights: Array | None) -> tuple[FitResult, Array, Array]:
         """The likeliest of the fits, log p(x_i), and log max_k p(k | x_i)."""
         wanted = jax.device_put(np.int32(self.n_components))
-        clusters = _clusters(self.padded, self.x, wanted, weights, self.keys)
-        result, dense = _fit(self.structure, self.fitter, self.x, clusters, weights, self.keys)
+        clusters, fit = _clusters, _fit
+        if self.x.size * self.padded * self.x.shape[1] <= _SMALL:
+            clusters, fit = _clusters.compile_soon, _fit.compile_soon
+        found = clusters(self.padded, self.x, wanted, weights, self.keys)
+        result, dense = fit(self.structure, self.fitter, self.x, found, weights, self.keys)
         values = evaluate(dense, self.x, _log_prob_and_certainty)
         return result, values[:, 0], values[:, 1]
 
@@ -230,7 +236,7 @@ class _Cell:
 # structure.
 
 
-@eqx.filter_jit
+@Program
 def _clusters(
     padded: int,
     x: Float[Array, "n d"],
@@ -252,7 +258,7 @@ def _clusters(
     return jax.lax.map(one, keys)
 
 
-@eqx.filter_jit
+@Program
 def _fit(
     structure: type[AbstractCovariance],
     fitter: AbstractFitter,

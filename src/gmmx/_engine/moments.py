@@ -141,7 +141,7 @@ def expect(
 
             def part(j: Array | int, present: Array | None) -> PyTree:
                 part_of = None if counted is None else chunk_of(counted, j, few)
-                return take(chunk_of(z.T, j, few).T, times(part_of, present))
+                return take(chunk_of(z, j, few, axis=1), times(part_of, present))
 
             return fold(part, rows.per_chunk, few, z)
 

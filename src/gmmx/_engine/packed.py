@@ -1,10 +1,11 @@
 """Packed: a quadratic form multiplied out, as two matrix products over features of z.
 
 With φ(z) = (z_iz_j for i ≤ j, z, 1) the log-joints of all components are Θφ, and the sums that the
-M-step needs are φzᵀ. Axis-aligned forms need the squares only; shared ones are linear in z but for
-one term that all components have in common. The terms cancel where a component is narrow beside
-its distance from the origin. With e the extents of rows and means, S = Σ_ij |Λ_ij|e_ie_j is the
-size of the terms: the error of a log-density was measured at up to 0.25·ε·S in the mean over rows,
+M-step needs are φ times the responsibilities. Axis-aligned forms need the squares only; shared ones
+are linear in z but for one term that all components have in common. The terms cancel where a
+component is narrow beside its distance from the origin. With e the extents of rows and means,
+S = Σ_ij |Λ_ij|e_ie_j is the size of the terms: the error of a log-density was measured at 0.04 to
+0.4·ε·S in the mean over rows, and at 0.8·ε·S for axis-aligned forms of 128 features;
 see docs/accuracy.md.
 """
 
@@ -19,7 +20,7 @@ from .._linalg import einsum, product
 from .form import Form
 from .way import AbstractWay
 
-# The largest S that is accurate: it holds the error of a log-density under 1e-4 nats in the mean
+# The largest mean S that is accurate: it holds the mean error of a log-density under 1e-4 nats
 # in float32, and under 1e-10 in float64.
 _LIMIT = {jnp.dtype("float32"): 3.3e3, jnp.dtype("float64"): 1e5}
 
@@ -47,8 +48,10 @@ class Packed(AbstractWay):
     def size(cls, form: Form, reach: Float[Array, " d"]) -> Float[Array, ""]:
         extents = form.extents(reach)
         sizes = jnp.sum(form.times(jnp.abs(form.precisions()), extents) * extents, axis=1)
+        # The mean is that of a log-density's error. A single component may be four times as narrow.
+        size = jnp.maximum(jnp.mean(sizes), jnp.max(sizes) / 4)
         # A shared form is rounded twice, in its common and in its linear term.
-        return jnp.max(sizes) * (2 if form.shared else 1) / _LIMIT[sizes.dtype]
+        return size * (2 if form.shared else 1) / _LIMIT[sizes.dtype]
 
     @classmethod
     def columns(cls, k: int, d: int, width: int) -> int:

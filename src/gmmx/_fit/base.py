@@ -22,6 +22,7 @@ from .. import _checks, _rows
 from .._chunks import in_batches, varying
 from .._engine.ladder import Ladder
 from .._mixture import GaussianMixture
+from .._programs import Program
 from .checkpoint import Checkpoint, Journal
 from .implicit import constant, refuse
 from .progress import Bar
@@ -37,8 +38,9 @@ _BLOCK_STEPS = 128
 # The first block of a fit that nobody watches, before any step was timed: this many
 # multiplications, n·K·d² a step, take less than that on any machine.
 _FIRST_BLOCK = 2**31
-# A fit of so many multiplications a step is small: its first steps are one program with what stands
-# before them, since each program that is called costs what many steps of a small fit do.
+# A fit of so many multiplications a step is small. Its first steps are one program with what stands
+# before them, since each program that is called costs what many steps of a small fit do; and its
+# programs are compiled soon rather than well.
 _SMALL = 2**24
 _STEPS_AT_ONCE = 2**11
 
@@ -276,19 +278,19 @@ def _with(x: Array, data: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: x if isinstance(leaf, _Same) else leaf, data)
 
 
-@eqx.filter_jit
+@Program
 def _prepare(fitter, x, gmm, weights, key, ladder) -> tuple[PyTree, FitState]:
     data, state = _begin(fitter, x, gmm, weights, key, ladder)
     return _without(x, data), state
 
 
-@eqx.filter_jit
+@Program
 def _block(fitter, state, data, weights, limit, ladder) -> tuple[Any, ...]:
     state, history = _advance(fitter, state, data, weights, limit, ladder, _BLOCK_STEPS)
     return state, fitter.finish(state), history, state.status == Status.running
 
 
-@eqx.filter_jit
+@Program
 def _whole(fitter, x, gmm, weights, key, limit, ladder) -> tuple[Any, ...]:
     """A small fit: what `_prepare` and `_block` do, as one program."""
     first = ladder.only(ladder.first)
@@ -307,18 +309,19 @@ class _Run:
         self.ladder = fitter.ladder(x, gmm)
         self.journal = journal
         self.each = x.size * gmm.means.size
+        self.small = self.each <= _SMALL
         self.blocks: list[np.ndarray] = []
         self.result: FitResult | None = None
         self.interrupted = False
 
     def __call__(self) -> FitResult:
         """The fit that nobody watches."""
-        if self.each > _SMALL:
+        if not self.small:
             return self.watched(False, None)
         limit = np.int32(min(self.limit, _STEPS_AT_ONCE - 1))
         arguments = (self.fitter, self.x, self.gmm, self.weights, self.key, limit, self.ladder)
         try:
-            data, state, self.result, *seen = _whole(*arguments)
+            data, state, self.result, *seen = _whole.compile_soon(*arguments)
             history, going, n_iter = jax.device_get((*seen, state.n_iter))
             self.blocks.append(history[: n_iter + 1])
             if going and n_iter < self.limit:
@@ -349,7 +352,7 @@ class _Run:
 
     def _prepared(self) -> tuple[PyTree, FitState]:
         arguments = (self.fitter, self.x, self.gmm, self.weights, self.key, self.ladder)
-        data, state = _prepare(*arguments)
+        data, state = (_prepare.compile_soon if self.small else _prepare)(*arguments)
         return _with(self.x, data), state
 
     def _blocks(self, state, data, bar: Bar, callback, steps: int) -> None:
@@ -360,7 +363,9 @@ class _Run:
                 began = time.perf_counter()
                 end = np.int32(min(self.limit, n_iter + steps))
                 ladder = self.ladder.only(way)
-                new, result, *seen = _block(self.fitter, state, data, self.weights, end, ladder)
+                arguments = (self.fitter, state, data, self.weights, end, ladder)
+                block = _block.compile_soon if self.small else _block
+                new, result, *seen = block(*arguments)
                 history, going, reached, way = jax.device_get((*seen, new.n_iter, new.way))
                 made, way = int(reached) - n_iter, int(way)
                 # At once, so that Ctrl-C finds a state and the trace of that state.

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, Real
@@ -12,6 +11,7 @@ from .._covariance import structure_named
 from .._engine.frame import Frame
 from .._engine.memberships import fit_memberships
 from .._mixture import GaussianMixture
+from .._programs import Program
 from . import kmeans
 
 
@@ -47,6 +47,9 @@ def _from_data(
 def _one_hot(labels: Int[Array, " n"], k: int, x: Float[Array, "n d"]) -> Float[Array, "n k"]:
     return jax.nn.one_hot(labels, k, dtype=x.dtype)
 
+
+# Multiplications of a step of k-means below which it is compiled soon rather than well.
+_SMALL = 2**22
 
 METHODS = {
     "kmeans": _by_kmeans,
@@ -94,12 +97,14 @@ def initialize(
     weights = _checks.check_weights(weights, x.shape[0], x.dtype)
     key = jax.random.key(0) if key is None else key
     floor = jnp.asarray(reg_covar, x.dtype)
+    start = _start
     if _checks.is_concrete(x, weights, key, floor):
         x, weights = _rows.fill(x, weights)
-    return _start(structure, METHODS[method], n_components, x, weights, key, floor)
+        start = _start.compile_soon if x.size * n_components <= _SMALL else _start
+    return start(structure, METHODS[method], n_components, x, weights, key, floor)
 
 
-@eqx.filter_jit
+@Program
 def _start(structure, memberships, n_components, x, weights, key, reg_covar):
     """One M-step from `memberships` of the scaled samples, one of `METHODS`."""
     weights = jnp.ones(x.shape[0], x.dtype) if weights is None else weights
