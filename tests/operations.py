@@ -339,6 +339,8 @@ class Operation:
     """Whether its derivatives are those of its values, and not of what the values estimate"""
     largest: Callable[[int, int, int], int] = lambda n, k, d: max(n * k, 2 * n * d)
     """The size of the largest array, of n rows, k components and d features"""
+    bounded_gradient: bool = True
+    """Whether this holds of its gradient as well"""
 
     def __str__(self) -> str:
         return self.name
@@ -544,6 +546,7 @@ _ROWS = [
         rows=(0, 1, 2),
         scale=each(nats, of_features()),
         float32=2e-3,
+        bounded_gradient=False,  # it keeps the factors of each sample
     ),
 ]
 

@@ -341,7 +341,9 @@ def test_values_that_are_no_mixture(structures, path, name, value):
 
 def test_a_format_that_is_too_old(structures, path):
     gmmx.save(path, structures["diag"].mixture(K, D))
-    with pytest.raises(gmmx.FileError, match="has format version 1, .* reads version 2. Use that"):
+    with pytest.raises(
+        gmmx.FileError, match=r"has format version 1, .* reads version 2\. Use that"
+    ):
         _files.read_tensors(path, "gmmx.GaussianMixture", 2, oldest=2)
 
 

@@ -3,7 +3,6 @@
 import math
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -42,8 +41,11 @@ def _log_prob_and_certainty(
     log_joint: Float[Array, "k n"],
 ) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
     """log p(x) and log max_k p(k | x)"""
-    log_responsibilities = jax.nn.log_softmax(log_joint, axis=0)
-    return log_prob_of(log_joint), jnp.max(log_responsibilities, axis=0)
+    log_prob = log_prob_of(log_joint)
+    # By its place: the derivative of a maximum compares values, which a compiler may compute twice
+    # and round apart.
+    place = jnp.argmax(log_joint, axis=0, keepdims=True)
+    return log_prob, jnp.take_along_axis(log_joint, place, axis=0)[0] - log_prob
 
 
 def _total(values: Float[Array, "*batch"]) -> Float[Array, ""]:

@@ -171,7 +171,8 @@ def _over_samples(
 
     (n, m), (k, d) = y.shape, prior.means.shape
     at_once = rows_per_chunk(n, 4 * k * (m + d) ** 2, y.dtype.itemsize, least=1)
-    return jax.lax.map(one, (own, y, rows), batch_size=at_once)
+    # A gradient factors again, rather than keep the factors of all samples.
+    return jax.lax.map(jax.checkpoint(one), (own, y, rows), batch_size=at_once)
 
 
 def _parts(given: Conditional, y: Float[Array, "1 m"]) -> tuple[Array, Array, PyTree]:

@@ -25,7 +25,9 @@ class Program:
 
     def __init__(self, fn: Callable[..., Any]):
         self._program = eqx.filter_jit(fn)
-        self._soon = eqx.filter_jit(fn, compiler_options=_QUICK)
+        # Equinox hands on what it does not know to `jax.jit`.
+        jit: Any = eqx.filter_jit
+        self._soon = jit(fn, compiler_options=_QUICK)
 
     def __call__(self, *args: Any) -> Any:
         return self._program(*args)

@@ -192,9 +192,10 @@ class AbstractCovariance(eqx.Module):
         factors = self.factors(n_components, n_features)
         if self.axis_aligned:
             # Features are independent within a component.
-            parts = (self.marginal(part, n_components, n_features) for part in (given, rest))
+            marginal = self.marginal(given, n_components, n_features)
+            conditional = self.marginal(rest, n_components, n_features)
             gains = jnp.zeros((n_components, rest.size, given.size), factors.dtype)
-            return (*parts, gains)
+            return marginal, conditional, gains
         factors = factors[:, :, np.concatenate([given, rest])]
         marginal, conditional, gains = condition_factor(factors, given.size)
         gains = jnp.broadcast_to(gains, (n_components, *gains.shape[1:]))

@@ -53,6 +53,7 @@ def kl_divergence(
     return MonteCarlo(jnp.mean(values), jnp.std(values, ddof=1) / n_samples**0.5)
 
 
+@jax.jit
 def pairwise_kl(p: AbstractComponents, q: AbstractComponents) -> Float[Array, "k l"]:
     """D(p_k ‖ q_l) for every component of p and every component of q, in nats."""
     p, q = matched(p, q)
@@ -105,6 +106,7 @@ def kl_upper_bound(p: AbstractComponents, q: AbstractComponents) -> Float[Array,
     return jnp.sum(jnp.where(some, mass * (ratio + divergence), 0))
 
 
+@jax.jit
 def _best_split(
     log_p: Float[Array, "k 1"], log_q: Float[Array, "1 l"], divergence: Float[Array, "k l"]
 ) -> tuple[Float[Array, "k l"], Float[Array, "k l"]]:

@@ -11,6 +11,7 @@ from .._components import AbstractComponents
 from .._linalg import inverse_lower, product, whiten_by
 
 
+@jax.jit
 def pairwise_sum(
     p: AbstractComponents, q: AbstractComponents
 ) -> tuple[Float[Array, "k l"], Float[Array, "k l"]]:

@@ -86,6 +86,7 @@ def mixture_wasserstein(p: AbstractComponents, q: AbstractComponents) -> Float[A
     return safe_sqrt(total)
 
 
+@jax.jit
 def pairwise_squared_wasserstein(
     p: AbstractComponents, q: AbstractComponents
 ) -> Float[Array, "k l"]:
@@ -103,6 +104,7 @@ def pairwise_squared_wasserstein(
     return jax.lax.map(with_all, (inverse_lower(p.dense_factors()), p.means))
 
 
+@jax.jit
 def _bures(a: Float[Array, "*#k d d"], b: Float[Array, "*#k d d"]) -> Float[Array, "..."]:
     """tr(Σ₀ + Σ₁ − 2(Σ₀^½Σ₁Σ₀^½)^½), where Σ₀ = AAᵀ and Σ₁ = BBᵀ.
 

@@ -58,8 +58,9 @@ class Centred(AbstractWay):
         if self.form.shared:
             square = einsum("kdn,ken->de", own, terms)[None]
         else:
-            # Σ z yzᵀ is again one product for all components; `moments` makes Σ z yyᵀ of it.
-            square = product(own.reshape(k * d, n), z.T).reshape(k, d, d)
+            # Σ z y(z, 1)ᵀ is again one product for all components; `moments` makes Σ z yyᵀ of it.
+            rows = jnp.concatenate([z, jnp.ones_like(z[:1])])
+            square = product(own.reshape(k * d, n), rows.T).reshape(k, d, d + 1)
         return jnp.sum(share, axis=1), einsum("kn,dn->kd", share, z), square
 
     def moments(
@@ -69,7 +70,7 @@ class Centred(AbstractWay):
         first = raw - weight[:, None] * self.form.means
         if self.form.shared:
             return weight, first, square
-        # Σ z y(Wz − Wμ)ᵀ, with Σ z y = W Σ z(z − μ).
-        own = self.form.times(self.form.factors, first)
-        scatter = product(square, self.form.factors.mT) - own[:, :, None] * self.centres[:, None]
-        return weight, first, scatter
+        # Σ z y(Wz − Wμ)ᵀ with the same y in both sums. From W Σ z(z − μ) instead of Σ z y, the two
+        # would be rounded apart, and their difference be off by ε·S.
+        extended = jnp.concatenate([self.form.factors, -self.centres[:, :, None]], axis=2)
+        return weight, first, product(square, extended.mT)

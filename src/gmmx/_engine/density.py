@@ -41,10 +41,12 @@ def responsibilities_of(log_joint: Float[Array, "k n"]) -> Float[Array, "n k"]:
 def labels_of(log_joint: Float[Array, "k n"]) -> Int[Array, " n"]:
     """The most probable component; −1 where the density is NaN."""
     # The first place of the largest value, found by two reductions that vectorise, where those of
-    # `jnp.argmax` do not. NaN is equal to nothing.
+    # `jnp.argmax` do not. With a few units in the last place to spare: a compiler may compute the
+    # log-joints again, and round them otherwise. NaN is not at least anything.
     k = log_joint.shape[0]
     largest = jnp.max(log_joint, axis=0)
-    place = jnp.where(log_joint == largest, jnp.arange(k, dtype=jnp.int32)[:, None], k)
+    least = largest - 4 * float(jnp.finfo(largest.dtype).eps) * jnp.abs(largest)
+    place = jnp.where(log_joint >= least, jnp.arange(k, dtype=jnp.int32)[:, None], k)
     first = jnp.min(place, axis=0)
     return jnp.where(first == k, -1, first)
 
@@ -61,10 +63,12 @@ def evaluate(gmm: AbstractComponents, x: Float[Array, "n d"], reduce: Reduce) ->
     if not _checks.is_concrete(gmm, x):
         return traced(gmm, x, reduce, ladder)
     filled = fill_rows(x)
-    for number in range(len(ladder.ways)):
-        values, bad = _program(gmm, filled, reduce, ladder.only(number))
-        if not bad:
-            break
+    values, bad = _program(gmm, filled, reduce, ladder.only(0))
+    for number in range(1, len(ladder.ways)):
+        if bad:
+            _checks.check_finite(x, "x")
+            values, bad = _program(gmm, filled, reduce, ladder.only(number))
+    if bad:
         _checks.check_finite(x, "x")
     return cut(values, x.shape[0])
 

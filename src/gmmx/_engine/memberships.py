@@ -55,11 +55,12 @@ class Clusters(eqx.Module):
 
         A component without members has the mean and the deviations of all rows, at weight zero.
         """
-        scatter, d = self.scatter, self.means.shape[1]
+        scatter, d, scale = self.scatter, self.means.shape[1], self.frame.root
+        assert scale is not None  # what is not turned is scaled
         if structure.axis_aligned and scatter.ndim == 3:
             scatter = jnp.diagonal(scatter, axis1=1, axis2=2)
         scatter = jnp.sum(scatter, axis=0, keepdims=True) if structure.shared else scatter
-        factors = jnp.broadcast_to(1 / self.frame.root, (scatter.shape[0], d))
+        factors = jnp.broadcast_to(1 / scale, (scatter.shape[0], d))
         if not structure.axis_aligned:
             factors = factors[:, :, None] * jnp.eye(d, dtype=factors.dtype)
         fitted = fit_structure(structure, factors, scatter, self.weight, reg_covar)

@@ -158,7 +158,7 @@ def _responsibilities(
     """(z times the sample weights, log p)."""
     # Kept from −∞, where no component has any density, so that a difference is not NaN.
     lowest = float(jnp.finfo(log_joint.dtype).min)
-    top = jnp.maximum(largest(log_joint, axis=0), lowest)
+    top = jax.lax.stop_gradient(jnp.maximum(largest(log_joint, axis=0), lowest))
     terms = jnp.exp(log_joint - top)
     sums = total(terms, axis=0)
     scale = 1 / sums if weights is None else weights / sums

@@ -4,9 +4,9 @@ With φ(z) = (z_iz_j for i ≤ j, z, 1) the log-joints of all components are Θ�
 M-step needs are φ times the responsibilities. Axis-aligned forms need the squares only; shared ones
 are linear in z but for one term that all components have in common. The terms cancel where a
 component is narrow beside its distance from the origin. With e the extents of rows and means,
-S = Σ_ij |Λ_ij|e_ie_j is the size of the terms: the error of a log-density was measured at 0.04 to
-0.4·ε·S in the mean over rows, and at 0.8·ε·S for axis-aligned forms of 128 features;
-see docs/accuracy.md.
+S_k = Σ_ij |Λ_k,ij|e_ie_j is the size of the terms. With S their mean over components, the error of
+a log-density was measured at 0.06 to 0.5·ε·S in the mean over rows, and at 0.9·ε·S for axis-aligned
+forms of 128 features; see docs/accuracy.md.
 """
 
 from typing import Self
@@ -20,8 +20,8 @@ from .._linalg import einsum, product
 from .form import Form
 from .way import AbstractWay
 
-# The largest mean S that is accurate: it holds the mean error of a log-density under 1e-4 nats
-# in float32, and under 1e-10 in float64.
+# The largest mean S that is accurate: there the mean error of a log-density was 2e-5 to 4e-4 nats
+# in float32, and less than 1e-10 in float64.
 _LIMIT = {jnp.dtype("float32"): 3.3e3, jnp.dtype("float64"): 1e5}
 
 
@@ -90,12 +90,12 @@ class Packed(AbstractWay):
     def moments(
         self, sums: tuple[Float[Array, "p k"], Factors | None]
     ) -> tuple[Float[Array, " k"], Float[Array, "k d"], Factors]:
-        form, (sums, square) = self.form, sums
+        form, (products, common) = self.form, sums
         d = form.means.shape[1]
-        weight, raw = sums[-1], sums[-d - 1 : -1].T
-        if square is None:
-            square = sums[: -d - 1].T
-            square = square if form.axis_aligned else square[:, _products(form)[2]]
+        weight, raw = products[-1], products[-d - 1 : -1].T
+        square = products[: -d - 1].T if common is None else common
+        if common is None and not form.axis_aligned:
+            square = square[:, _products(form)[2]]
         # Σ z(z − μ)(z − μ)ᵀ of what stands about the origin.
         cross = form.outer(raw - weight[:, None] * form.means / 2, form.means)
         scatter = square - cross - (cross if form.axis_aligned else cross.mT)

@@ -168,11 +168,11 @@ class AbstractFitter(eqx.Module):
                 raise ValueError("a fit inside jit, vmap or grad has no checkpoints.")
             return solve(self, x, gmm, weights, key)
         journal = Journal(checkpoint, self.without_limit(), x, gmm, weights, key)
-        x, weights = _rows.fill(x, weights)
+        shape, (x, weights) = x.shape, _rows.fill(x, weights)
         run = _Run(self, x, gmm, weights, key, journal)
         result = run.watched(progress, callback) if progress or callback or checkpoint else run()
         if _log.isEnabledFor(logging.INFO):
-            _log.info("fit of %s: step %d, %s", x.shape, result.n_iter, Status[result.status])
+            _log.info("fit of %s: step %d, %s", shape, result.n_iter, Status[result.status])
         announce(result)
         return result
 
@@ -361,7 +361,7 @@ class _Run:
         try:
             while going and (n_iter < self.limit or self.result is None):
                 began = time.perf_counter()
-                end = np.int32(min(self.limit, n_iter + steps))
+                end = np.int32(min(self.limit, max(n_iter, 0) + steps))
                 ladder = self.ladder.only(way)
                 arguments = (self.fitter, state, data, self.weights, end, ladder)
                 block = _block.compile_soon if self.small else _block

@@ -91,7 +91,7 @@ class Journal:
         if self._checkpoint is None or not Path(self._checkpoint.path).exists():
             return None
         path = self._checkpoint.path
-        arrays, metadata = read_tensors(path, _FORMAT, _VERSION)
+        arrays, metadata = read_tensors(path, _FORMAT, _VERSION, oldest=_VERSION)
         _check_same(path, from_json(path, metadata, "identity"), self._identity)
         history = arrays.pop("history", None)
         leaves, treedef = jax.tree_util.tree_flatten_with_path(like)

@@ -24,6 +24,7 @@ class Standardisation(eqx.Module):
         """The units of these rows; a constant feature keeps its own."""
         frame = Frame.of_data(x, weights, turned=False)
         scale = frame.root
+        assert scale is not None  # what is not turned is scaled
         if not type(gmm.structure).closed_under_scaling:
             scale = jnp.full_like(scale, jnp.sqrt(jnp.mean(scale**2)))
         return cls(frame.centre, scale)
