@@ -289,7 +289,7 @@ def test_spaces_and_missing_marks_in_a_csv(gmmx_, model, tmp_path):
         (["fit", "data.csv", "-k", "2", "--weights", "kind"], "'kind' holds 'a'"),
         (["fit", "flat.npy", "-k", "2", "--covariance", "banded"], "'banded' is unknown"),
         (["fit", "flat.npy", "-k", "2", "--trainer", "sgd"], "'sgd' is not one of"),
-        (["fit", "flat.npy", "-k", "2", "--tol", "-1"], "zero or positive"),
+        (["fit", "flat.npy", "-k", "2", "--tol", "-1"], "zero or positive one"),
         (["fit", "flat.npy", "-k", "2", "--out", "m.pkl"], r"ends in \.safetensors"),
         (["fit", "flat.npy", "-k", "2", "--out", "no/m.safetensors"], "there is no folder"),
         (["fit", "flat.npy", "-k", "2", "--plot", "no/fit.png"], "there is no folder"),

@@ -23,7 +23,7 @@ def sweepable(value: Any) -> Any:
     except (TypeError, ValueError) as error:
         raise ValueError(f"{value!r} is not a number.") from error
     if np.ndim(number) or not number >= 0:
-        raise ValueError(f"{value!r} is not a tolerance or rate; expected zero or more.")
+        raise ValueError(f"{value!r} is not a tolerance or rate; expected a zero or positive one.")
     return number
 
 
