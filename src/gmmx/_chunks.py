@@ -1,6 +1,7 @@
 """Rows in chunks that stay in the cache, so that no array of n × K × d is ever built."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -83,16 +84,21 @@ def varying(tree: PyTree, like: PyTree) -> PyTree:
     Inside `shard_map` a loop must carry what it began with, also in this respect; a constant is
     the same on all devices, what is computed from the data is not.
     """
-    typeof = getattr(jax, "typeof", None)
-    if typeof is None:  # older versions of JAX do not tell them apart
-        return tree
-    axes: set = set().union(*(getattr(typeof(leaf), "vma", ()) for leaf in jax.tree.leaves(like)))
+    axes: set = set().union(*map(_axes_of, jax.tree.leaves(like)))
 
-    def mark(leaf: Array) -> Array:
-        missing = tuple(axes - set(getattr(typeof(leaf), "vma", ())))
+    def mark(leaf: Any) -> Array:
+        leaf = jnp.asarray(leaf)
+        missing = tuple(axes - _axes_of(leaf))
         return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
 
     return jax.tree.map(mark, tree) if axes else tree
+
+
+def _axes_of(leaf: Any) -> set[str]:
+    """The mesh axes over which an array differs; none where this version of JAX does not say."""
+    kind = jax.typeof(leaf) if hasattr(jax, "typeof") else None
+    kind = getattr(kind, "manual_axis_type", None)
+    return set() if kind is None else set(kind.varying)
 
 
 def map_rows(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from .. import _checks
-from .._chunks import map_rows
+from .._chunks import map_rows, varying
 from .._components import AbstractComponents
 from .._rows import cut, fill_rows
 from .form import Form
@@ -129,7 +129,7 @@ def by_way(
         n = x.shape[0]
         values = map_rows(chunk, x, ladder.rows(way, n, x.dtype))
         if way is Whitened:
-            return values, jnp.zeros((), x.dtype)
+            return values, varying(jnp.zeros((), x.dtype), (gmm, x))
         fixed, rows = jax.lax.stop_gradient((form, x))
         return values, way.size(fixed, reach(frame.apply(rows)))
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from .._chunks import chunk_of, fold, map_rows, rows_per_chunk
+from .._chunks import chunk_of, fold, map_rows, rows_per_chunk, varying
 from .._linalg import einsum
 
 _MAX_ITER = 100
@@ -59,7 +59,8 @@ def plusplus(
 
     seeds = jnp.zeros((n_clusters, x.shape[1]), x.dtype)
     # As if all samples were equally far from the first seed before there is one.
-    return jax.lax.fori_loop(0, n_clusters, add, (seeds, jnp.ones_like(weights)))[0]
+    start = varying((seeds, jnp.ones_like(weights)), (x, weights))
+    return jax.lax.fori_loop(0, n_clusters, add, start)[0]
 
 
 def _draw(mass: Float[Array, " n"], heights: Float[Array, " m"]) -> Int[Array, " m"]:
@@ -103,7 +104,7 @@ def lloyd(
 
     # The data have unit variances, so a shift is small or not in absolute terms.
     tol = 1e-4
-    start = (seeds, jnp.asarray(jnp.inf, x.dtype), jnp.zeros((), jnp.int32))
+    start = varying((seeds, jnp.asarray(jnp.inf, x.dtype), jnp.zeros((), jnp.int32)), (x, weights))
     centres, _, _ = jax.lax.while_loop(
         lambda carry: (carry[1] > tol**2) & (carry[2] < _MAX_ITER), update, start
     )
