@@ -341,6 +341,8 @@ class Operation:
     """The size of the largest array, of n rows, k components and d features"""
     bounded_gradient: bool = True
     """Whether this holds of its gradient as well"""
+    many: int = 20_011
+    """More rows than a chunk takes of 16 components and 8 features, divided by no chunk"""
 
     def __str__(self) -> str:
         return self.name
@@ -547,6 +549,7 @@ _ROWS = [
         scale=each(nats, of_features()),
         float32=2e-3,
         bounded_gradient=False,  # it keeps the factors of each sample
+        many=2_011,
     ),
 ]
 

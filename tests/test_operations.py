@@ -280,7 +280,7 @@ def scale_of(operation, wanted, p, i):
 @of_rows
 def test_chunked_is_whole(operation, structure):
     """Of more rows than a chunk takes, in a number that no chunk divides."""
-    k, d, n, size = 16, 8, 20_011, 500
+    k, d, n, size = 16, 8, operation.many, 500
     gmm, *inputs = in_dtype(given(operation, structure, k, d, n), np.float64)
     starts = np.minimum(np.arange(0, n, size), n - size)
 

@@ -47,7 +47,7 @@ def test_a_density(structure, mesh, n):
 
 @pytest.mark.parametrize(
     "fitter",
-    [EMFitter(max_iter=5), GradientFitter(max_iter=5), Restarts(EMFitter(max_iter=5), 2)],
+    [EMFitter(max_iter=5), GradientFitter(max_iter=5), Restarts(EMFitter(max_iter=1), 2)],
     ids=["em", "gradient", "restarts"],
 )
 def test_a_fit(mesh, fitter):
