@@ -29,7 +29,7 @@ def bic(gmm: AbstractComponents, x: Any) -> Float[Array, ""]:
 
 def icl(gmm: AbstractComponents, x: Any) -> Float[Array, ""]:
     """BIC − 2 Σ_i log max_k p(k | x_i) (Biernacki, Celeux & Govaert 2000)"""
-    log_prob, log_certainty = at_points(gmm, x, _log_prob_and_certainty)
+    log_prob, log_certainty = at_points(gmm, x, log_prob_and_certainty)
     return _bic(gmm, log_prob) - 2 * _total(log_certainty)
 
 
@@ -37,7 +37,7 @@ def _bic(gmm: AbstractComponents, log_prob: Float[Array, "*batch"]) -> Float[Arr
     return gmm.n_parameters * math.log(max(log_prob.size, 1)) - 2 * _total(log_prob)
 
 
-def _log_prob_and_certainty(
+def log_prob_and_certainty(
     log_joint: Float[Array, "k n"],
 ) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
     """log p(x) and log max_k p(k | x)"""

@@ -11,7 +11,13 @@ from . import _checks, _criteria, _rows
 from ._algebra import condition, linear, merge
 from ._components import AbstractComponents
 from ._covariance import AbstractCovariance, structure_named
-from ._engine.density import Reduce, evaluate, log_prob_of
+from ._engine.density import (
+    at_points,
+    labels_of,
+    log_joint_of,
+    log_prob_of,
+    responsibilities_of,
+)
 from ._engine.memberships import fit_memberships
 from ._linalg import einsum, inverse_lower
 from ._pathwise import pathwise as reparameterised
@@ -221,11 +227,11 @@ class GaussianMixture(AbstractComponents):
 
     def component_log_prob(self, x: Any) -> Float[Array, "*batch k"]:
         """log w_k N(x; μ_k, Σ_k), the joint log-density of x and each component."""
-        return _at(self, x, _rows_first)
+        return at_points(self, x, log_joint_of)
 
     def log_prob(self, x: Any) -> Float[Array, "*batch"]:
         """log p(x), the mixture's log-density."""
-        return _at(self, x, log_prob_of)
+        return at_points(self, x, log_prob_of)
 
     def score_samples(self, x: Any) -> Float[Array, "*batch"]:
         """scikit-learn's name for `log_prob`."""
@@ -233,11 +239,11 @@ class GaussianMixture(AbstractComponents):
 
     def predict_proba(self, x: Any) -> Float[Array, "*batch k"]:
         """The responsibilities p(k | x)."""
-        return _at(self, x, _responsibilities)
+        return at_points(self, x, responsibilities_of)
 
     def predict(self, x: Any) -> Int[Array, "*batch"]:
         """The most probable component; −1 where the density is NaN."""
-        return _at(self, x, _labels)
+        return at_points(self, x, labels_of)
 
     def score(self, x: Any) -> Float[Array, ""]:
         """The mean log-density of the points, in nats a sample."""
@@ -413,29 +419,3 @@ class GaussianMixture(AbstractComponents):
         from ._posterior import posterior
 
         return posterior(self, y, A, noise_covariance, b)
-
-
-def _at(gmm: GaussianMixture, x: Any, reduce: Reduce) -> Array:
-    """`reduce` of the log-joints at points of any leading axes."""
-    x = _checks.as_points(x, gmm.n_features, gmm.dtype)
-    rows = x if x.ndim == 2 else x.reshape(-1, gmm.n_features)
-    values = evaluate(_checks.in_dtype(gmm, x.dtype), rows, reduce)
-    return values if x.ndim == 2 else values.reshape(*x.shape[:-1], *values.shape[1:])
-
-
-def _rows_first(log_joint: Float[Array, "k n"]) -> Float[Array, "n k"]:
-    return log_joint.T
-
-
-def _responsibilities(log_joint: Float[Array, "k n"]) -> Float[Array, "n k"]:
-    return jax.nn.softmax(log_joint, axis=0).T
-
-
-def _labels(log_joint: Float[Array, "k n"]) -> Int[Array, " n"]:
-    # The first place of the largest value, found by two reductions that vectorise, where those of
-    # `jnp.argmax` do not. NaN is equal to nothing.
-    k = log_joint.shape[0]
-    largest = jnp.max(log_joint, axis=0)
-    place = jnp.where(log_joint == largest, jnp.arange(k, dtype=jnp.int32)[:, None], k)
-    first = jnp.min(place, axis=0)
-    return jnp.where(first == k, -1, first)

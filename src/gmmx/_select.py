@@ -14,7 +14,8 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from . import _checks, _rows
 from ._covariance import AbstractCovariance, structure_named
-from ._engine.density import evaluate, log_prob_of
+from ._criteria import log_prob_and_certainty
+from ._engine.density import evaluate
 from ._engine.memberships import Clusters
 from ._fit.base import AbstractFitter, solve
 from ._fit.em import EMFitter
@@ -228,8 +229,7 @@ class _Cell:
             clusters, fit = _clusters.compile_soon, _fit.compile_soon
         found = clusters(self.padded, self.x, wanted, weights, self.keys)
         result, dense = fit(self.structure, self.fitter, self.x, found, weights, self.keys)
-        values = evaluate(dense, self.x, _log_prob_and_certainty)
-        return result, values[:, 0], values[:, 1]
+        return result, *evaluate(dense, self.x, log_prob_and_certainty)
 
 
 # Three programs for each padded number of components, of which only the fit depends on the
@@ -283,11 +283,6 @@ def _fit(
     gmm = result.gmm
     dense = structure_named("full").from_factors(gmm.dense_factors())
     return result, dataclasses.replace(gmm, structure=dense)
-
-
-def _log_prob_and_certainty(log_joint: Float[Array, "k n"]) -> Float[Array, "n 2"]:
-    log_prob = log_prob_of(log_joint)
-    return jnp.stack([log_prob, jnp.max(log_joint, axis=0) - log_prob], axis=-1)
 
 
 def _failed(result: FitResult) -> Any:
