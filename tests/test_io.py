@@ -45,6 +45,8 @@ def parts(content):
 
 
 def joined(header, data):
+    """A file of a header that was changed on purpose, as by a program that knows no checksum."""
+    header.get("__metadata__", {}).pop("sha256", None)
     text = json.dumps(header).encode()
     return len(text).to_bytes(8, "little") + text + data
 
@@ -203,7 +205,7 @@ def test_a_folder_that_cannot_be_synchronised_is_no_failure(structures, path, mo
 
 def test_where_it_cannot_be_written_it_says_so(structures, tmp_path):
     gmm = structures["full"].mixture(K, D)
-    with pytest.raises(FileNotFoundError, match=r"make the folder .*missing first"):
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*missing\. Make"):
         gmmx.save(tmp_path / "missing" / "model.safetensors", gmm)
     with pytest.raises(IsADirectoryError, match="is a folder"):
         gmmx.save(tmp_path, gmm)
@@ -227,6 +229,49 @@ def test_links_and_permissions_are_those_of_any_new_file(structures, tmp_path, p
     other = tmp_path / "other"
     other.write_bytes(b"")
     assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(other.stat().st_mode)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o664])
+def test_a_file_that_is_replaced_keeps_its_mode(structures, path, mode):
+    path.touch()
+    path.chmod(mode)
+    gmmx.save(path, structures["diag"].mixture(K, D))
+    assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
+def test_a_private_file_is_private_while_it_is_written(structures, path, monkeypatch):
+    path.touch()
+    path.chmod(0o600)
+    seen = []
+
+    def look(descriptor):
+        seen.append(stat.S_IMODE(os.fstat(descriptor).st_mode))
+
+    monkeypatch.setattr(os, "fsync", look)
+    gmmx.save(path, structures["diag"].mixture(K, D))
+    assert seen[0] == 0o600
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_a_new_file_follows_the_umask(structures, path, umask):
+    before = os.umask(umask)
+    try:
+        gmmx.save(path, structures["diag"].mixture(K, D))
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
+
+
+def test_a_read_only_file_is_not_replaced(structures, path):
+    gmm = structures["diag"].mixture(K, D)
+    gmmx.save(path, gmm)
+    path.chmod(0o444)
+    with pytest.raises(PermissionError, match=r"model\.safetensors: the file is read-only"):
+        gmmx.save(path, structures["full"].mixture(K, D))
+    assert same(gmmx.load(path), gmm) and list(path.parent.iterdir()) == [path]
 
 
 # Bad files
@@ -279,6 +324,29 @@ def test_every_cut_is_noticed(structures, path):
         path.write_bytes(content[:length])
         with pytest.raises(gmmx.FileError):
             gmmx.load(path)
+
+
+def test_every_flipped_bit_is_noticed(structures, path):
+    gmm = structures["diag"].mixture(K, D)
+    gmmx.save(path, gmm, feature_names=["height", "width"])
+    content = path.read_bytes()
+    length = 8 + int.from_bytes(content[:8], "little")
+    for at in range(length, len(content)):
+        flipped = bytearray(content)
+        flipped[at] ^= 1 << at % 8
+        path.write_bytes(flipped)
+        with pytest.raises(gmmx.FileError, match="does not match its checksum"):
+            gmmx.load(path)
+    # In the header the name of the checksum itself may be hit: then the rest is as it was.
+    for at in range(length):
+        flipped = bytearray(content)
+        flipped[at] ^= 1 << at % 8
+        path.write_bytes(flipped)
+        try:
+            loaded, header = _io.read(path)
+        except gmmx.FileError:
+            continue
+        assert same(loaded, gmm) and header["feature_names"] == ["height", "width"]
 
 
 def edit(**changes):
@@ -337,6 +405,46 @@ def test_values_that_are_no_mixture(structures, path, name, value):
     path.write_bytes(joined(header, data))
     with pytest.raises(gmmx.FileError, match=f"{name} holds 1 values that are NaN or infinite"):
         gmmx.load(path)
+
+
+@pytest.mark.parametrize(
+    "leaf, index, value, message",
+    [
+        (
+            "structure.log_cholesky",
+            (1, 0, 0),
+            1000.0,
+            "structure gives a covariance of component 1",
+        ),
+        ("structure.log_cholesky", (0, 1, 1), -1000.0, "component 0 that is zero or infinite"),
+        ("structure.log_cholesky", (2, 1, 0), 1e308, "means and structure give distances"),
+        ("means", (0, 0), 1e308, "means and structure give distances"),
+    ],
+)
+def test_finite_leaves_without_a_density_are_no_mixture(
+    structures, path, leaf, index, value, message
+):
+    """Their log-density would be NaN, or −∞ everywhere."""
+    gmmx.save(path, structures["full"].mixture(K, D))
+    header, data = parts(path.read_bytes())
+    begin, end = header[leaf]["data_offsets"]
+    array = np.frombuffer(data[begin:end]).reshape(header[leaf]["shape"]).copy()
+    array[index] = value
+    if leaf == "means":
+        array[1, 0] = -value
+    path.write_bytes(joined(header, data[:begin] + array.tobytes() + data[end:]))
+    with pytest.raises(gmmx.FileError, match=message):
+        gmmx.load(path)
+
+
+def test_a_covariance_too_narrow_for_the_dtype_is_refused(structures, path):
+    gmm = structures["spherical"].mixture(K, D)
+    gmmx.save(
+        path, eqx.tree_at(lambda g: g.structure.log_cholesky, gmm, replace_fn=lambda v: v + 100)
+    )
+    assert gmmx.load(path).dtype == np.float64
+    with pytest.raises(gmmx.FileError, match="zero or infinite in float32"):
+        gmmx.load(path, dtype="float32")
 
 
 def test_a_format_that_is_too_old(structures, path):
@@ -419,7 +527,7 @@ def is_valid(path):
     except gmmx.FileError:
         return
     assert gmm.means.shape == (gmm.n_components, gmm.n_features)
-    assert not any(np.isnan(leaf).any() for leaf in jax.tree.leaves(gmm))
+    assert np.isfinite(gmm.log_prob(gmm.means[:1])).all() or np.isneginf(gmm.logits[0])
     gmmx.save(path, gmm)
 
 

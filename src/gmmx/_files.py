@@ -5,9 +5,12 @@ https://github.com/huggingface/safetensors#format.
 """
 
 import contextlib
+import errno
+import hashlib
 import json
 import os
 import secrets
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,8 @@ from safetensors.numpy import save as to_bytes
 
 # In bytes. A header takes some hundred bytes for each tensor; a larger one is not parsed.
 _LARGEST_HEADER = 1 << 20
+# The entry of the header that tells a changed file from the one that was written.
+_CHECKSUM = "sha256"
 
 
 class FileError(ValueError):
@@ -30,18 +35,28 @@ class FileError(ValueError):
 def write_tensors(
     path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> None:
-    """Write arrays and text to one file, whole or not at all."""
+    """Write arrays and text to one file, whole or not at all, with a checksum of both."""
     contiguous = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
     # ascontiguousarray turns a scalar into a vector.
     shaped = {name: value.reshape(tensors[name].shape) for name, value in contiguous.items()}
-    write_whole(path, to_bytes(shaped, dict(metadata)))
+    metadata = {**metadata, _CHECKSUM: _checksum(shaped, metadata)}
+    write_whole(path, to_bytes(shaped, metadata))
 
 
-def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write a file so that it holds the whole old content or the whole new content at any time.
+def _checksum(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
+    """Of all names, dtypes, shapes, values and texts, in an order that no writer changes."""
+    texts = sorted(item for item in metadata.items() if item[0] != _CHECKSUM)
+    arrays = sorted((name, v.dtype.name, list(v.shape)) for name, v in tensors.items())
+    digest = hashlib.sha256(json.dumps([texts, arrays]).encode())
+    for name, *_ in arrays:
+        digest.update(tensors[name].tobytes())
+    return digest.hexdigest()
 
-    The content is written to a temporary file in the same folder and synchronised to disk; then
-    the file is renamed in one step.
+
+def check_place(path: str | os.PathLike[str]) -> Path:
+    """The file that a write to this path would make or replace.
+
+    **Raises:** `OSError` if it cannot be written.
     """
     # A symbolic link stays, and its target is replaced.
     target = Path(os.path.realpath(path))
@@ -51,11 +66,40 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
         # Renaming would remove the device, for instance /dev/null.
         raise OSError(f"cannot write {path}: it is a pipe or a device; expected a file.")
     if not target.parent.is_dir():
-        raise FileNotFoundError(f"cannot write {path}: make the folder {target.parent} first.")
+        raise FileNotFoundError(
+            f"cannot write {path}: there is no folder {target.parent}. Make the folder first."
+        )
+    # Renaming needs no permission for the file itself, and root has every permission.
+    if target.exists() and not (stat.S_IMODE(target.stat().st_mode) & 0o222 and _writable(target)):
+        raise PermissionError(
+            errno.EACCES,
+            f"cannot write {path}: the file is read-only. Make it writable, or choose another name",
+        )
+    if not _writable(target.parent):
+        raise PermissionError(
+            errno.EACCES, f"cannot write {path}: the folder {target.parent} is read-only"
+        )
+    return target
+
+
+def _writable(path: Path) -> bool:
+    return os.access(path, os.W_OK)
+
+
+def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write a file so that it holds the whole old content or the whole new content at any time.
+
+    The content is written to a temporary file in the same folder and synchronised to disk; then
+    the file is renamed in one step. A file that is replaced keeps its mode.
+    """
+    target = check_place(path)
     # A name has at most 255 bytes, and a character up to four.
     temporary = target.with_name(f".{target.name[:50]}.{secrets.token_hex(6)}.tmp")
     try:
         with temporary.open("xb") as file:
+            if target.exists():
+                # Before the content: a private file is never public, not even for a moment.
+                _copy_permissions(target, temporary)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -65,6 +109,15 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     _sync_folder(target.parent)
+
+
+def _copy_permissions(source: Path, target: Path) -> None:
+    """The owner, if the system lets us, and the mode."""
+    status = source.stat()
+    if hasattr(os, "chown"):
+        with contextlib.suppress(PermissionError):
+            os.chown(target, status.st_uid, status.st_gid)
+    target.chmod(stat.S_IMODE(status.st_mode))
 
 
 def _sync_folder(folder: Path) -> None:
@@ -101,12 +154,20 @@ def read_tensors(
             metadata = file.metadata() or {}
             _check_kind(path, metadata, kind)
             _check_version(path, metadata, version, oldest)
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise _unreadable(path, str(error)) from error
     # For a tensor of a type that NumPy does not have.
     except (TypeError, KeyError, AttributeError) as error:
         raise FileError(path, f"it holds a tensor that cannot be read ({error}).") from error
+    # gmmx 1.0 wrote no checksum.
+    if metadata.get(_CHECKSUM, (found := _checksum(tensors, metadata))) != found:
+        raise FileError(
+            path,
+            "its content does not match its checksum: it was altered or damaged after it was "
+            "written. Copy the original again, or write it again with gmmx.save.",
+        )
+    return tensors, metadata
 
 
 def _check_header_size(path: str | os.PathLike[str]) -> None:

@@ -41,8 +41,10 @@ def save(
     - `path`: the file; its name usually ends in `.safetensors`.
     - `feature_names`: names of the d features. They are stored in the header.
 
+    A new file gets the permissions of any new file, and a file that is replaced keeps its own.
+
     **Raises:** `ValueError` if `gmm` is not one valid mixture, and `OSError` if the file cannot be
-    written.
+    written, for instance `PermissionError` if it is read-only.
     """
     check_mixture(gmm)
     if not _checks.is_concrete(gmm):
@@ -186,9 +188,11 @@ def _build(
     leaves = {name: jnp.asarray(value) for name, value in arrays.items()}
     own = {field.name: leaves[f"structure.{field.name}"] for field in fields}
     try:
-        return GaussianMixture(leaves["logits"], leaves["means"], structure(**own, **settings))
+        gmm = GaussianMixture(leaves["logits"], leaves["means"], structure(**own, **settings))
     except TypeError as error:
         raise ValueError(f"the structure {covariance_type!r} cannot be made: {error}") from error
+    _check_factors(gmm)
+    return gmm
 
 
 def _check_shapes(arrays: dict[str, np.ndarray], annotations: dict[str, Any]) -> None:
@@ -218,3 +222,27 @@ def _check_values(arrays: dict[str, np.ndarray]) -> None:
             good |= np.isneginf(value) & good.any()
         if not good.all():
             raise ValueError(f"{name} holds {int((~good).sum())} values that are NaN or infinite.")
+
+
+# One program in place of many small ones.
+_factors = jax.jit(GaussianMixture.factors)
+
+
+def _check_factors(gmm: GaussianMixture) -> None:
+    """Refuse finite leaves of which no log-density can be computed."""
+    factors, means = np.asarray(_factors(gmm)), np.asarray(gmm.means)
+    diagonal = factors if factors.ndim == 2 else np.diagonal(factors, axis1=1, axis2=2)
+    good = np.isfinite(factors).reshape(len(factors), -1).all(1) & (diagonal > 0).all(1)
+    if not good.all():
+        which = f"of component {int(np.argmin(good))}" if len(good) > 1 else "of the components"
+        raise ValueError(
+            f"structure gives a covariance {which} that is zero or infinite in {factors.dtype}."
+        )
+    # A bound of |W(μ_j − μ_k)|: beyond the range of the dtype it is infinity minus infinity.
+    with np.errstate(over="ignore"):
+        reach = np.abs(factors).sum(axis=-1).max() * (means.max(axis=0) - means.min(axis=0)).max()
+    if not np.isfinite(reach):
+        raise ValueError(
+            f"means and structure give distances between the components, in units of their widths, "
+            f"that are infinite in {factors.dtype}."
+        )
