@@ -14,6 +14,7 @@ import pytest
 
 import gmmx
 from gmmx import Checkpoint, EMFitter, FitState, GradientFitter, Restarts
+from gmmx._fit.base import _prepare
 from gmmx._fit.checkpoint import Journal
 
 pytestmark = [
@@ -196,6 +197,34 @@ def schedule(rate):
     return lambda step: rate / (1 + step)
 
 
+def keyword(rate):
+    def value(step, *, rate=rate):
+        return rate
+
+    return value
+
+
+def of_global(rate):
+    """A schedule that reads a global, as one of a script does."""
+    names = {"RATE": rate}
+    exec("def value(step): return RATE", names)
+    return names["value"]
+
+
+class Decay:
+    """A schedule that is an object."""
+
+    def __init__(self, rate):
+        self.rate = rate
+
+    def __call__(self, step):
+        return self.rate / (1 + step)
+
+
+def rates(one, other):
+    return tuple(GradientFitter(learning_rate=rate) for rate in (one, other))
+
+
 @pytest.mark.parametrize(
     "one, other, message",
     [
@@ -215,6 +244,21 @@ def schedule(rate):
             GradientFitter(learning_rate=lambda step: 0.2),
             "learning_rate was",
         ),
+        # The same instructions with other names, in a nested function or not.
+        (*rates(lambda step: jnp.sin(step), lambda step: jnp.cos(step)), "learning_rate was"),
+        (
+            *rates(
+                lambda step: (lambda s: jnp.sin(s) + 1)(step),
+                lambda step: (lambda s: jnp.sin(s) + 2)(step),
+            ),
+            "learning_rate was",
+        ),
+        (*rates(keyword(0.1), keyword(0.2)), "learning_rate was"),
+        (*rates(of_global(0.1), of_global(0.2)), "learning_rate was"),
+        (*rates(Decay(0.1), Decay(0.2)), "learning_rate was"),
+        (*rates(jax.jit(schedule(0.1)), jax.jit(schedule(0.2))), "learning_rate was"),
+        (*rates(jnp.sin, jnp.cos), "learning_rate was"),
+        (*rates(lambda step: step / 2**60, lambda step: step / (2**60 + 1)), "learning_rate was"),
     ],
 )
 def test_other_settings_are_refused(x, start, path, one, other, message):
@@ -224,6 +268,38 @@ def test_other_settings_are_refused(x, start, path, one, other, message):
     Journal(Checkpoint(path), one.without_limit(), *arguments).begin(state)
     with pytest.raises(gmmx.FileError, match=message):
         other.fit(x, start, checkpoint=Checkpoint(path))
+
+
+def test_the_same_settings_are_known_in_another_process(tmp_path):
+    """Whatever their order in memory: else a killed fit could not resume."""
+    program = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "import conftest, json, optax, jax, jax.numpy as jnp, test_checkpoint as t\n"
+        "from gmmx._fit.checkpoint import _describe\n"
+        "settings = [optax.adamw(optax.cosine_decay_schedule(0.1, 40)), optax.lion, t.Decay(0.1),\n"
+        "    jax.jit(t.schedule(0.1)), jnp.sin, lambda step: step in {'a', 'b', 'c'}]\n"
+        "print(json.dumps([_describe(some) for some in settings]))"
+    )
+    told = [
+        subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=True,
+            env=os.environ | {"PYTHONHASHSEED": seed},
+        ).stdout
+        for seed in ("1", "2")
+    ]  # fmt: skip
+    assert told[0] == told[1] and len(told[0]) > 500
+
+
+def test_more_steps_than_max_iter_are_refused(x, start, path):
+    EMFitter(tol=0, max_iter=5).fit(x, start, checkpoint=Checkpoint(path))
+    fitter = EMFitter(tol=0).without_limit()
+    x, key = jnp.asarray(x), jax.random.key(0)
+    journal = Journal(Checkpoint(path), fitter, x, start, None, key)
+    _, like = _prepare(fitter, x, start, None, key, fitter.ladder(x, start))
+    with pytest.raises(gmmx.FileError, match=r"has made 5 steps, more than max_iter=4\. Raise"):
+        journal.resume(like, 4)
+    resumed = journal.resume(like, 5)
+    assert resumed is not None and resumed[0].n_iter == 5
 
 
 # Files that are no checkpoint
@@ -259,7 +335,7 @@ def test_a_damaged_checkpoint_is_refused(begun, path):
 
 def test_where_it_cannot_be_written_the_fit_does_not_begin(x, start, tmp_path):
     steps = []
-    with pytest.raises(FileNotFoundError, match="make the folder"):
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
         EMFitter().fit(
             x, start, callback=steps.append, checkpoint=Checkpoint(tmp_path / "no" / "fit.ckpt")
         )

@@ -35,7 +35,8 @@ class Checkpoint:
     `fitter.fit(x, gmm, checkpoint=gmmx.Checkpoint("fit.ckpt"))` starts a fit and writes its whole
     state to the file at intervals. After a kill the same call resumes from the file, and the
     result is the same to the last bit. After the end of the fit the same call returns its result;
-    with a larger `max_iter` it continues. To start again, delete the file.
+    with a larger `max_iter` it continues, and with one below the steps made it raises. To start
+    again, delete the file.
 
     **Arguments:**
 
@@ -79,14 +80,18 @@ class Journal:
     def __bool__(self) -> bool:
         return self._checkpoint is not None
 
-    def resume(self, like: FitState) -> tuple[FitState, list[np.ndarray]] | None:
+    def resume(
+        self, like: FitState, limit: int | None = None
+    ) -> tuple[FitState, list[np.ndarray]] | None:
         """The state and the likelihoods up to it; None if nothing has been written yet.
 
         **Arguments:**
 
         - `like`: a state of the same fit.
+        - `limit`: the fit's `max_iter`.
 
-        **Raises:** `FileError` where the file is of another fit, or of none.
+        **Raises:** `FileError` where the file is of another fit, or of none, or of one that has
+        made more steps than `limit`.
         """
         if self._checkpoint is None or not Path(self._checkpoint.path).exists():
             return None
@@ -108,6 +113,12 @@ class Journal:
         state = jax.tree_util.tree_unflatten(treedef, filled)
         if history.shape != (int(state.n_iter) + 1, *state.log_likelihood.shape):
             raise FileError(path, "its trace and its number of steps do not agree. Delete it.")
+        if limit is not None and state.n_iter > limit:
+            raise FileError(
+                path,
+                f"its fit has made {int(state.n_iter)} steps, more than max_iter={limit}. Raise "
+                "max_iter, or give another path to fit from the start.",
+            )
         return state, [history]
 
     def begin(self, state: FitState) -> None:
@@ -246,6 +257,8 @@ def _describe(value: Any, above: tuple[int, ...] = ()) -> Any:
         return value
     if isinstance(value, np.ndarray | jax.Array) and value.shape:
         return _digest(value)
+    if isinstance(value, int) and abs(value) > 2**53:
+        return repr(value)
     if isinstance(value, int | float | np.number | np.ndarray | jax.Array):
         # As 40 is 40.0: Optax's schedules make the one the other as they first run.
         return repr(complex(value)) if np.iscomplexobj(value) else repr(float(value))
@@ -254,7 +267,7 @@ def _describe(value: Any, above: tuple[int, ...] = ()) -> Any:
     within = functools.partial(_describe, above=(*above, id(value)))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: within(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {"fitter": _qualified(type(value)), **fields}
+        return {"fitter": _name_of(type(value)), **fields}
     if isinstance(value, Mapping):
         return {str(name): within(item) for name, item in value.items()}
     if isinstance(value, frozenset | set):
@@ -267,16 +280,36 @@ def _describe(value: Any, above: tuple[int, ...] = ()) -> Any:
         return [within(value.__func__), within(value.__self__)]
     if isinstance(value, types.FunctionType):
         return _describe_function(value, within)
-    return _qualified(value if isinstance(value, type) else type(value))
+    if isinstance(value, type | types.ModuleType):
+        return _name_of(value)
+    # What is left: functions of other kinds, as of jit or NumPy, and objects of classes.
+    inner = getattr(value, "__wrapped__", None)
+    held = {} if inner is not None else getattr(value, "__dict__", {})
+    return [_name_of(type(value)), _name_of(value), within(inner), within(held)]
 
 
 def _describe_function(function: types.FunctionType, within: Any) -> Any:
-    code = function.__code__
-    constants = [c for c in code.co_consts if not isinstance(c, types.CodeType)]
-    body = code.co_code + json.dumps(within(constants)).encode()
+    body = json.dumps(_describe_code(function.__code__, within)).encode()
     short = hashlib.blake2b(body, digest_size=6).hexdigest()
-    held = [*(function.__defaults__ or ()), *map(_content, function.__closure__ or ())]
-    return [f"{_qualified(function)} {short}", *map(within, held)]
+    defaults = [*(function.__defaults__ or ()), function.__kwdefaults__]
+    held = [*defaults, *map(_content, function.__closure__ or ()), _global_data(function)]
+    return [f"{_name_of(function)} {short}", *map(within, held)]
+
+
+def _global_data(function: types.FunctionType) -> dict[str, Any]:
+    """The numbers, texts and arrays among the globals that a function reads."""
+    data = (int, float, str, np.number, np.ndarray, jax.Array)
+    read = {name: function.__globals__.get(name) for name in function.__code__.co_names}
+    return {name: value for name, value in read.items() if isinstance(value, data)}
+
+
+def _describe_code(code: types.CodeType, within: Any) -> Any:
+    """The instructions, with the names and constants that they refer to by number."""
+    constants = [
+        _describe_code(c, within) if isinstance(c, types.CodeType) else within(c)
+        for c in code.co_consts
+    ]
+    return [code.co_code.hex(), code.co_names, code.co_varnames, constants]
 
 
 def _content(cell: types.CellType) -> Any:
@@ -286,5 +319,7 @@ def _content(cell: types.CellType) -> Any:
         return None
 
 
-def _qualified(value: Any) -> str:
-    return f"{value.__module__}.{value.__qualname__}"
+def _name_of(value: Any) -> str | None:
+    """Of a class, function or module; None for an object without a name."""
+    name = getattr(value, "__qualname__", None) or getattr(value, "__name__", None)
+    return name and f"{getattr(value, '__module__', None)}.{name}"
