@@ -89,7 +89,7 @@ def of_mixture(
     # The largest ones, in their own order.
     shown = np.sort(np.argsort(-weights, kind="stable")[:MOST_COMPONENTS])
     columns = {
-        "component": [str(i) for i in shown],
+        "k": [str(i) for i in shown],
         "weight": [f"{w:#.3g}" for w in weights[shown]],
     }
     before, after = [line(gmm)], []
