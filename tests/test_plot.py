@@ -1,8 +1,10 @@
 """Pictures: what is drawn where, read back from the Axes."""
 
+import dataclasses
 import subprocess
 import sys
 
+import equinox as eqx
 import jax
 import matplotlib as mpl
 
@@ -14,7 +16,7 @@ import pytest
 from matplotlib.figure import Figure
 
 import gmmx
-from gmmx import plot
+from gmmx import Status, plot
 
 BLUE = "#0072b2"
 
@@ -49,21 +51,31 @@ def dense(structure, gmm):
 
 def curves(ax):
     """The outlines of the ellipses."""
-    return [patch.get_xy() for patch in ax.patches if not patch.get_fill()]
+    return [path.vertices[:-1] for path in outlines(ax).get_paths()]
+
+
+def outlines(ax):
+    """The collection of the outlines, which are not filled."""
+    (found,) = (c for c in ax.collections if len(c.get_facecolor()) == 0 and c.get_paths())
+    return found
+
+
+def luminance(colour):
+    return float(np.dot(mpl.colors.to_rgb(colour), (0.299, 0.587, 0.114)))
 
 
 def test_an_ellipse_holds_its_part_of_the_component(structure, ax):
     gmm = structure.mixture(2, 4)
     dims = [3, 1]
     plot.ellipses(gmm, dims=dims, levels=(0.3, 0.9), ax=ax)
-    outlines = iter(curves(ax))
+    found = iter(curves(ax))
     rng = np.random.default_rng(0)
     for k in np.argsort(-np.asarray(gmm.weights)):
         mean = np.asarray(gmm.means)[k, dims]
         covariance = dense(structure, gmm)[k][np.ix_(dims, dims)]
         draws = rng.multivariate_normal(mean, covariance, 20_000)
         for level in (0.9, 0.3):
-            outline = next(outlines)
+            outline = next(found)
             inside = mpl.path.Path(outline).contains_points(draws).mean()
             assert abs(inside - level) < 0.015
             # All its points are equally likely.
@@ -80,7 +92,8 @@ def test_the_histogram_shows_the_marginal(structure, ax):
     scaled = (at[:, None] - np.asarray(gmm.means)[:, 2]) / deviation
     parts = np.asarray(gmm.weights) * np.exp(-(scaled**2) / 2) / deviation / np.sqrt(2 * np.pi)
     np.testing.assert_allclose(height, parts.sum(axis=1), rtol=1e-10, atol=1e-14)
-    assert abs(sum(p.get_height() * p.get_width() for p in ax.patches) - 1) < 1e-9
+    (bars,) = (patch.get_data() for patch in ax.patches)
+    assert abs(bars.values @ np.diff(bars.edges) - 1) < 1e-9
     assert len(ax.lines) == 4
 
 
@@ -177,14 +190,20 @@ def test_a_million_samples(gmm, ax):
     """Drawn as a density, all of them counted."""
     x = np.random.default_rng(0).normal(size=(1_000_000, 4))
     plot.ellipses(gmm, x, ax=ax)
-    (bins,) = ax.collections
-    assert bins.get_array().size < 20_000
+    (bins,) = (c.get_array() for c in ax.collections if c.get_array() is not None)
+    assert bins.size < 20_000
     other = Figure().add_subplot()
     plot.responsibilities(gmm, x, ax=other)
     assert "2,000 of 1,000,000" in other.get_xlabel()
     third = Figure().add_subplot()
     plot.histogram(gmm, x, ax=third)
-    assert len(third.patches) <= 200
+    assert n_bins(third) <= 200
+
+
+def n_bins(ax):
+    """How many bars a histogram has."""
+    (bars,) = ax.patches
+    return len(bars.get_data().values)
 
 
 def test_a_histogram_of_scales_far_apart(ax):
@@ -194,16 +213,119 @@ def test_a_histogram_of_scales_far_apart(ax):
     )
     x = np.concatenate([np.linspace(-2e-6, 2e-6, 70), np.linspace(-2e6, 2e6, 30)])[:, None]
     plot.histogram(gmm, x, ax=ax)
-    assert 1 < len(ax.patches) <= 200
+    assert 1 < n_bins(ax) <= 200
     far = Figure().add_subplot()
     plot.histogram(gmm, np.append(x[:69] * 1e6, [[1e12]], axis=0), ax=far)
-    assert 1 < len(far.patches) <= 200
+    assert 1 < n_bins(far) <= 200
 
 
 def test_many_components_are_numbered(structure, ax):
     gmm = structure.mixture(12, 2)
     plot.ellipses(gmm, ax=ax)
     assert {text.get_text() for text in ax.texts} == {str(k) for k in range(12)}
+
+
+def test_names_of_components(gmm, x, structures):
+    """A legend, or each where it stands."""
+    names = ["sun", "moon", "dust"]
+    for ax in (
+        plot.ellipses(gmm, labels=names), plot.histogram(gmm, x, labels=names),
+        plot.responsibilities(gmm, x, labels=names),
+    ):  # fmt: skip
+        assert [text.get_text() for text in ax.get_legend().get_texts()] == names
+        shown = [
+            mpl.colors.to_hex(handle.get_facecolor()) for handle in ax.get_legend().get_patches()
+        ]
+        assert shown[0] == BLUE and len(set(shown)) == 3
+    (legend,) = plot.pairs(gmm, labels=names, figure=Figure())[0, 0].figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == names
+    many = structures["diag"].mixture(20, 2)
+    names = [f"c{k}" for k in range(20)]
+    ax = plot.ellipses(many, labels=names)
+    places = {text.get_text(): text.xy for text in ax.texts}
+    np.testing.assert_allclose([places[name] for name in names], many.means)
+    assert ax.get_legend() is None
+    peaks = {text.get_text(): text.xy[0] for text in plot.histogram(many, labels=names).texts}
+    np.testing.assert_allclose([peaks[name] for name in names], many.means[:, 0])
+
+
+def test_of_many_features_some_are_drawn(structures):
+    """Those in which the components differ, and a line says so; all of them if they are named."""
+    gmm = structures["diag"].mixture(20, 10)
+    apart = np.asarray(gmm.means) * np.where(np.arange(10) % 3 == 1, 0, 10)
+    gmm = eqx.tree_at(lambda g: g.means, gmm, jax.numpy.asarray(apart))
+    panels = plot.pairs(gmm, figure=Figure())
+    assert panels.shape == (6, 6)
+    assert not {f"feature {i}" for i in (1, 4, 7)} & {ax.get_xlabel() for ax in panels[-1]}
+    figure = panels[0, 0].figure
+    assert "6 of 10 features" in figure.legends[0].get_title().get_text()
+    # Two collections in a panel, not a patch for each ellipse, which would take seconds.
+    assert all(len(panels[i, 0].collections) == 2 and not panels[i, 0].patches for i in range(1, 6))
+    figure = plot.pairs(gmm, dims=range(10), figure=Figure())[0, 0].figure
+    assert len(figure.axes) == 55 and not figure.legends
+
+
+@pytest.mark.parametrize("style", ["default", "dark_background"])
+def test_everything_can_be_seen(gmm, x, style):
+    """Lines and letters stand out from what they are drawn upon."""
+    many = gmmx.GaussianMixture.create(20, 2)
+    fit = gmmx.EMFitter().fit(x, gmm)
+    with plt.style.context(style):
+        drawn = [
+            plot.ellipses(gmm, x), plot.ellipses(many), plot.density(gmm), plot.histogram(gmm, x),
+            plot.histogram(many), plot.responsibilities(gmm, x),
+            plot.responsibilities(many, many.sample(300)), plot.trace({"one": fit, "two": fit}),
+            plot.pairs(gmm, x)[1, 0],
+        ]  # fmt: skip
+        for ax in drawn:
+            ground = luminance(ax.get_facecolor())
+            for text in (*ax.texts, ax.xaxis.label, *getattr(ax.get_legend(), "texts", ())):
+                assert abs(luminance(text.get_color()) - ground) > 0.6
+            for line in ax.lines:
+                separates = line.get_color() == ax.get_facecolor()[:3]
+                assert separates or abs(luminance(line.get_color()) - ground) > 0.15
+
+
+def test_a_density_rises_from_the_ground(gmm):
+    """Upon black as upon white, where it is higher it stands out more."""
+    for style in ("default", "dark_background"):
+        with plt.style.context(style):
+            ax = plot.density(gmm)
+            shades = [luminance(c[:3]) for c in ax.collections[0].get_facecolor()]
+            rise = np.diff(np.abs(np.array(shades) - luminance(ax.get_facecolor())))
+            assert len(shades) == 6 and (rise > 0).all()
+
+
+def test_fits_and_estimators_are_drawn_as_their_mixtures(gmm, x):
+    pandas = pytest.importorskip("pandas")
+    fit = gmmx.EMFitter().fit(x, gmm)
+    frame = pandas.DataFrame(x, columns=["one", "two", "three", "four"])
+    ours = gmmx.sklearn.GaussianMixture(3, random_state=0).fit(frame)
+    for given, mixture in ((fit, fit.gmm), (ours, gmmx.GaussianMixture.from_sklearn(ours))):
+        here, there = (curves(plot.ellipses(g, levels=0.5)) for g in (given, mixture))
+        np.testing.assert_array_equal(here, there)
+        assert len(plot.responsibilities(given, x).patches) > 0
+    assert plot.ellipses(ours, dims=("three", 0)).get_xlabel() == "three"
+    assert plot.pairs(ours, x, dims=["four"], figure=Figure())[0, 0].get_xlabel() == "four"
+    with pytest.raises(ValueError, match="not fitted"):
+        plot.ellipses(gmmx.sklearn.GaussianMixture(3))
+
+
+def test_logarithmic_axes(gmm, x, ax):
+    """Refused where a feature is on them; a density may be."""
+    ax.set_xscale("log")
+    for draw in (plot.ellipses, plot.density, plot.histogram, plot.responsibilities):
+        with pytest.raises(ValueError, match="x-axis of scale 'log'; expected a linear one"):
+            draw(gmm, x, ax=ax)
+    upright = Figure().add_subplot()
+    upright.set_yscale("log")
+    plot.histogram(gmm, x, ax=upright)
+    low, high = upright.get_ylim()
+    _, height = upright.lines[-1].get_data()
+    assert 0 < low < 1e-4 * height.max() < height.max() < high
+    upright.figure.canvas.draw()
+    with pytest.raises(ValueError, match="y-axis"):
+        plot.ellipses(gmm, x, ax=upright)
 
 
 def test_components_of_no_weight_and_flat_ones(ax):
@@ -217,7 +339,8 @@ def test_components_of_no_weight_and_flat_ones(ax):
     for drawn in (plot.ellipses(gmm, x, ax=ax), plot.density(gmm, x), plot.histogram(gmm, x)):
         drawn.figure.canvas.draw()
     assert all(np.isfinite(curve).all() for curve in curves(ax))
-    assert sum(patch.get_linestyle() == ":" for patch in ax.patches) == 2
+    solid = (0, None)
+    assert [style == solid for style in outlines(ax).get_linestyle()] == [True] * 4 + [False] * 2
     plot.responsibilities(gmm, x).figure.canvas.draw()
 
 
@@ -231,7 +354,7 @@ def test_traces(x, gmm, ax):
     assert list(steps) == list(range(1, int(em.n_iter) + 2))
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["whole", "cut"]
     ends = [line.get_markerfacecolor() for line in ax.lines[1::2]]
-    assert ends == [ax.lines[0].get_color(), "white"]
+    assert ends == [ax.lines[0].get_color(), (1, 1, 1)]
     assert plot.trace(em).get_legend() is None
     # Under a transformation the history is padded with NaN.
     padded = jax.jit(gmmx.EMFitter().fit)(x, gmm)
@@ -239,11 +362,13 @@ def test_traces(x, gmm, ax):
 
 
 def test_a_selection(blobs):
-    with pytest.warns(gmmx.FitWarning, match="failed"):
-        chosen = gmmx.select(
-            np.repeat(blobs[::60], 20, axis=0), [1, 2, 5], ["full", "diag"],
-            fitter=gmmx.EMFitter(reg_covar=0),
-        )  # fmt: skip
+    chosen = gmmx.select(blobs, [1, 2, 3], ["full", "diag"])
+    broken = dataclasses.replace(
+        chosen.candidates[1], bic=np.nan, icl=np.nan, aic=np.nan,
+        result=eqx.tree_at(lambda r: r.status, chosen.candidates[1].result, Status.non_finite),
+    )  # fmt: skip
+    first, _, *rest = chosen.candidates
+    chosen = dataclasses.replace(chosen, candidates=(first, broken, *rest))
     ax = chosen.plot()
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
     best = chosen.best
@@ -269,12 +394,17 @@ def test_names_come_from_a_data_frame(gmm, x):
     "draw, message",
     [
         (lambda g, x: plot.ellipses(g, dims=(0, 4)), "features from 0 to 3"),
-        (lambda g, x: plot.ellipses(g, dims=(1, 1)), "2 indices of different"),
-        (lambda g, x: plot.ellipses(g, dims=(0, 1, 2)), "2 indices"),
+        (lambda g, x: plot.ellipses(g, dims=(1, 1)), "2 different features"),
+        (lambda g, x: plot.ellipses(g, dims=(0, 1, 2)), "2 different features"),
         (lambda g, x: plot.density(g, levels=(0.5, 1.0)), "between 0 and 1"),
         (lambda g, x: plot.density(g, levels=()), "between 0 and 1"),
         (lambda g, x: plot.ellipses(g, x[:, :2]), "x has 2 features"),
-        (lambda g, x: plot.ellipses(g, x, feature_names=["a"]), "has 1 names"),
+        (lambda g, x: plot.ellipses(g, x, feature_names=["a"]), "Got 1 names"),
+        (lambda g, x: plot.ellipses(g, labels=["a"]), "Got 1 labels; expected 3"),
+        (lambda g, x: plot.ellipses(g, dims=("one", 0)), "'one' names no feature"),
+        (lambda g, x: plot.histogram(g, dim="a", feature_names="aabc"), "or several"),
+        (lambda g, x: plot.histogram(g, dim=0.5), "expected an index"),
+        (lambda g, x: plot.density(x), "expected a GaussianMixture"),
         (lambda g, x: plot.ellipses(g, x * np.nan), "NaN"),
         (lambda g, x: plot.responsibilities(g, None), "x is None"),
         (lambda g, x: plot.pairs(g, dims=()), "from 1 to 12"),

@@ -7,7 +7,6 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 
-from .._mixture import GaussianMixture
 from . import _parts
 
 # How far below its highest value the log-density is drawn, in nats.
@@ -15,10 +14,10 @@ _DEPTH = 20
 
 
 def density(
-    gmm: GaussianMixture,
+    gmm: Any,
     x: Any = None,
     *,
-    dims: Sequence[int] = (0, 1),
+    dims: Sequence[int | str] = (0, 1),
     levels: Any = (0.1, 0.3, 0.5, 0.7, 0.9, 0.99),
     log: bool = False,
     feature_names: Sequence[str] | None = None,
@@ -32,47 +31,44 @@ def density(
 
     **Arguments:**
 
+    - `gmm`: a mixture, a `gmmx.FitResult`, or a fitted estimator.
     - `x`: samples to draw below the contours; no samples if there are more than 20,000.
-    - `dims`: the two features.
+    - `dims`: the two features, by index or name.
     - `levels`: the probabilities, each between 0 and 1.
     - `log`: draw the log-density instead, in nats, with a colour bar, down to 20 below its
         highest value.
-    - `feature_names`: for the labels; by default the columns of a data frame.
-    - `ax`: where to draw; a new figure by default.
+    - `feature_names`: by default the columns of a data frame.
+    - `ax`: where to draw, with linear axes; a new figure by default.
 
     **Returns:** the Axes.
     """
-    dims = _parts.check_dims(dims, gmm, 2)
+    gmm, x, names, _ = _parts.Subject.of(gmm, x, feature_names)
+    dims = _parts.check_dims(dims, names, 2)
     levels = _parts.check_levels(levels)
-    names = _parts.names_of(feature_names, x, gmm)
-    samples = _parts.check_x(x, gmm)
     ax = _parts.new_axes(ax)
-    axes, log_density = _on_grid(_parts.marginal(gmm, dims), samples, dims)
+    _parts.check_linear(ax)
+    axes, log_density = _on_grid(_parts.marginal(gmm, dims), x, dims)
     if log:
         _draw_log(ax, axes, log_density)
     else:
         heights = region_heights(axes, log_density, levels)
-        shades = np.linspace(0.15, 0.75, len(heights))
-        colours = [_shade(shade) for shade in shades]
+        blues = _parts.ramp(ax, "Blues")
+        colours = blues(np.linspace(0, 0.8, len(heights)))
         top = np.exp(log_density.max())
         ax.contourf(
             *axes, np.exp(log_density), [*heights, 1.01 * top], colors=colours, alpha=0.6, zorder=0
         )
-        ax.contour(*axes, np.exp(log_density), heights, colors="#08306b", linewidths=0.7, zorder=2)
-    if samples is not None and len(samples) <= _parts.MOST_POINTS:
-        some = samples[_parts.thin(len(samples), 5000)]
+        ax.contour(
+            *axes, np.exp(log_density), heights, colors=[blues(1.0)], linewidths=0.7, zorder=2
+        )
+    if x is not None and len(x) <= _parts.MOST_POINTS:
+        some = x[_parts.thin(len(x), 5000)]
         ax.scatter(
-            some[:, dims[0]], some[:, dims[1]], s=3, c=_parts.INK, alpha=0.35, linewidths=0,
+            some[:, dims[0]], some[:, dims[1]], s=3, c=_parts.ink(ax), alpha=0.35, linewidths=0,
             rasterized=True, zorder=1,
         )  # fmt: skip
     ax.set(xlabel=names[dims[0]], ylabel=names[dims[1]])
     return ax
-
-
-def _shade(part: float) -> Any:
-    from matplotlib import colormaps
-
-    return colormaps["Blues"](part)
 
 
 def _draw_log(ax: Axes, axes: list[np.ndarray], log_density: np.ndarray) -> None:

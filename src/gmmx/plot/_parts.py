@@ -1,4 +1,4 @@
-"""What the plots share: axes, colours, names, points and marginals."""
+"""What the plots share: what they take, colours, legends, points and marginals."""
 
 import operator
 from collections.abc import Sequence
@@ -6,22 +6,58 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
+from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import Colormap, ListedColormap, to_rgb, to_rgba
+from matplotlib.patches import Patch
+from matplotlib.patheffects import withStroke
 
 from .. import _checks
 from .._components import check_mixture
 from .._mixture import GaussianMixture
+from .._summary import feature_names as names_of
 
-# The colours of Okabe & Ito, which are distinct also to colour-blind people, without yellow: a
-# yellow line on white is hard to see.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#666666")
-INK = "#1b1b1b"
+# The colours of Okabe & Ito, which are distinct also to colour-blind people. Without yellow and
+# black: a yellow line on white is hard to see, and a black one on a dark ground.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#808080")
 PALE = "#b9bec4"
 
 # Above this many points a scatter plot is slow and shows no structure.
 MOST_POINTS = 20_000
 # A component of less weight is drawn dotted.
 NO_WEIGHT = 1e-6
+
+
+class Subject(NamedTuple):
+    """What is drawn: a mixture, samples, and the names of features and components."""
+
+    gmm: GaussianMixture
+    x: Float[np.ndarray, "n d"] | None
+    names: list[str]
+    labels: list[str]
+
+    @classmethod
+    def of(cls, gmm: Any, x: Any, feature_names: Any = None, labels: Any = None) -> "Subject":
+        """From what a user gives.
+
+        **Arguments:**
+
+        - `gmm`: a mixture, a fit that holds one, or a fitted estimator of scikit-learn's interface.
+        - `feature_names`: by default those that the samples or the estimator have.
+        - `labels`: of the components; by default their numbers.
+        """
+        named = x if hasattr(x, "columns") else None
+        if hasattr(gmm, "get_params"):
+            known = getattr(gmm, "feature_names_in_", None)
+            feature_names = known if feature_names is None and named is None else feature_names
+            gmm = GaussianMixture.from_sklearn(gmm)
+        gmm = getattr(gmm, "gmm", gmm)
+        k, d = check_mixture(gmm).means.shape
+        labels = [str(label) for label in (range(k) if labels is None else labels)]
+        if len(labels) != k:
+            raise ValueError(f"Got {len(labels)} labels; expected {k}, one for each component.")
+        x = None if x is None else np.asarray(_checks.check_data(x, 1, d))
+        return cls(gmm, x, names_of(feature_names, named, d), labels)
 
 
 class Marginal(NamedTuple):
@@ -51,27 +87,40 @@ def marginal(gmm: GaussianMixture, dims: Sequence[int]) -> Marginal:
     return drawn
 
 
-def check_dims(dims: Any, gmm: GaussianMixture, count: int | None = None) -> tuple[int, ...]:
-    """Indices of `count` different features, or of any number of them."""
-    d = check_mixture(gmm).n_features
-    try:
-        indices = tuple(operator.index(i) for i in np.atleast_1d(dims))
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"dims={dims!r}; expected indices of features, for example (0, 1)."
-        ) from error
+def check_dims(dims: Any, names: Sequence[str], count: int | None = None) -> tuple[int, ...]:
+    """Indices of `count` different features, or of any number of them, given by index or name."""
+    d = len(names)
     if count is not None and d < count:
         raise ValueError(
             f"the mixture has {d} feature; expected at least {count}. Use gmmx.plot.histogram for "
             "one feature."
         )
-    if any(not -d <= i < d for i in indices):
-        raise ValueError(f"dims={dims!r}; expected features from 0 to {d - 1}.")
-    indices = tuple(i % d for i in indices)
+    indices = tuple(_index(dim, names) for dim in _several(dims))
     if len(set(indices)) != len(indices) or count not in (None, len(indices)):
-        number = "indices" if count is None else f"{count} indices"
-        raise ValueError(f"dims={dims!r}; expected {number} of different features.")
+        number = "different" if count is None else f"{count} different"
+        raise ValueError(f"dims={dims!r}; expected {number} features, by index or name.")
     return indices
+
+
+def _several(dims: Any) -> list[Any]:
+    return [dims] if isinstance(dims, str) or np.ndim(dims) == 0 else list(dims)
+
+
+def _index(dim: Any, names: Sequence[str]) -> int:
+    if isinstance(dim, str):
+        if names.count(dim) == 1:
+            return names.index(dim)
+        raise ValueError(f"{dim!r} names no feature, or several; the features are {list(names)}.")
+    d = len(names)
+    try:
+        index = operator.index(dim)
+    except TypeError as error:
+        raise ValueError(
+            f"{dim!r} is no feature; expected an index, for example dims=(0, 1), or a name."
+        ) from error
+    if not -d <= index < d:
+        raise ValueError(f"There is no feature {index}; expected features from 0 to {d - 1}.")
+    return index % d
 
 
 def check_levels(levels: Any) -> list[float]:
@@ -84,23 +133,15 @@ def check_levels(levels: Any) -> list[float]:
     return values
 
 
-def check_x(x: Any, gmm: GaussianMixture) -> Float[np.ndarray, "n d"] | None:
-    """The data as a NumPy array, or None."""
-    d = check_mixture(gmm).n_features
-    return None if x is None else np.asarray(_checks.check_data(x, 1, d))
-
-
-def names_of(feature_names: Any, x: Any, gmm: GaussianMixture) -> list[str]:
-    """The names of the features: given, from the columns of a data frame, or numbers."""
-    d = gmm.n_features
-    if feature_names is None:
-        feature_names = getattr(x, "columns", None)
-    if feature_names is None:
-        return [f"feature {i}" for i in range(d)]
-    names = [str(name) for name in feature_names]
-    if len(names) != d:
-        raise ValueError(f"feature_names has {len(names)} names; expected {d}, one for each.")
-    return names
+def check_linear(ax: Axes, axes: str = "xy") -> None:
+    """Refuse Axes on which densities, or what encloses them, would be drawn wrongly."""
+    for name in axes:
+        scale = getattr(ax, f"get_{name}scale")()
+        if scale != "linear":
+            raise ValueError(
+                f"ax has a {name}-axis of scale {scale!r}; expected a linear one. To see a feature "
+                "on a logarithmic scale, fit and draw its logarithm."
+            )
 
 
 def new_axes(ax: Axes | None, size: tuple[float, float] = (5.2, 4.2)) -> Axes:
@@ -114,9 +155,61 @@ def new_axes(ax: Axes | None, size: tuple[float, float] = (5.2, 4.2)) -> Axes:
     return ax
 
 
-def colour(k: int) -> str:
-    """The colour of component k, the same in all plots."""
-    return PALETTE[k % len(PALETTE)]
+def colour(k: int) -> tuple[float, float, float]:
+    """The colour of component k, the same in all plots; after the first ones come paler ones."""
+    pale = 0.45 * (k // len(PALETTE) % 2)
+    r, g, b = (1 - pale) * np.array(to_rgb(PALETTE[k % len(PALETTE)])) + pale
+    return float(r), float(g), float(b)
+
+
+def paper(ax: Axes) -> tuple[float, float, float]:
+    """The colour that is drawn upon."""
+    *rgb, alpha = to_rgba(ax.get_facecolor())
+    r, g, b = rgb if alpha else to_rgb(ax.figure.canvas.figure.get_facecolor())
+    return r, g, b
+
+
+def is_dark(ax: Axes) -> bool:
+    """Whether dark colours would be hard to see."""
+    return float(np.dot(paper(ax), (0.299, 0.587, 0.114))) < 0.5
+
+
+def ink(ax: Axes) -> str:
+    """The colour of what belongs to no component."""
+    return "#ececec" if is_dark(ax) else "#1b1b1b"
+
+
+def ramp(ax: Axes, name: str) -> Colormap:
+    """Shades that stand out more and more, of a colour map from light to dark."""
+    ends = (0.95, 0.35) if is_dark(ax) else (0.15, 0.95)
+    return ListedColormap(colormaps[name](np.linspace(*ends, 256)))
+
+
+def in_legend(labels: Sequence[str]) -> bool:
+    """Whether a legend names the components; of more of them each is named where it stands."""
+    return 1 < len(labels) <= len(PALETTE)
+
+
+def handles(labels: Sequence[str]) -> list[Patch]:
+    """The entries of a legend of components."""
+    return [Patch(color=colour(k), lw=0, label=label) for k, label in enumerate(labels)]
+
+
+def add_legend(ax: Axes, labels: Sequence[str], **options: Any) -> None:
+    """Name the components, unless there are so many that they are named where they stand."""
+    if in_legend(labels):
+        ax.legend(
+            handles=handles(labels), fontsize="small", handlelength=1, handleheight=1, **options
+        )
+
+
+def write(ax: Axes, place: Any, text: str, size: str | float = "small", raised: float = 0) -> None:
+    """The name of a component at a point, or `raised` above it; readable upon anything."""
+    ax.annotate(
+        text, place, (0, raised), textcoords="offset points", color=ink(ax), size=size,
+        weight="bold", ha="center", va="bottom" if raised else "center", zorder=5, clip_on=True,
+        path_effects=[withStroke(linewidth=2, foreground=paper(ax))],
+    )  # fmt: skip
 
 
 def thin(n: int, most: int) -> np.ndarray:
@@ -124,30 +217,33 @@ def thin(n: int, most: int) -> np.ndarray:
     return np.arange(n) if n <= most else np.linspace(0, n - 1, most).astype(int)
 
 
-def mixed_colours(gmm: GaussianMixture, x: Float[np.ndarray, "n d"]) -> np.ndarray:
-    """A colour for each sample: those of the components, mixed by responsibility."""
-    from matplotlib.colors import to_rgb
+def mixed_colours(gmm: GaussianMixture, x: Float[np.ndarray, "n d"]) -> np.ndarray | None:
+    """A colour for each sample: those of the components, mixed by responsibility.
 
-    colours = np.array([to_rgb(colour(k)) for k in range(gmm.n_components)])
+    None if there are too many samples to draw each.
+    """
+    if len(x) > MOST_POINTS:
+        return None
+    colours = np.array([colour(k) for k in range(gmm.n_components)])
     return np.clip(np.asarray(gmm.predict_proba(x), np.float64) @ colours, 0, 1)
 
 
 def draw_points(
-    ax: Axes, gmm: GaussianMixture, x: Float[np.ndarray, "n d"], dims: Sequence[int]
+    ax: Axes, x: Float[np.ndarray, "n d"], dims: Sequence[int], colours: np.ndarray | None
 ) -> None:
-    """Draw the samples in the colours of their components, or a histogram if they are many."""
+    """Draw the samples in their colours, or a histogram if there are none."""
     first, second = (x[:, i] for i in dims)
-    if len(x) > MOST_POINTS:
+    if colours is None:
         ax.hexbin(
-            first, second, gridsize=90, bins="log", mincnt=1, cmap="Greys", linewidths=0.1,
-            zorder=0,
+            first, second, gridsize=90, bins="log", mincnt=1, cmap=ramp(ax, "Greys"),
+            linewidths=0.1, zorder=0,
         )  # fmt: skip
         return
     # Smaller and paler points if there are many.
     crowd = np.clip(len(x) / 500, 1, 20)
     ax.scatter(
-        first, second, s=14 / np.sqrt(crowd), c=mixed_colours(gmm, x), alpha=0.75 / crowd**0.25,
-        linewidths=0, rasterized=len(x) > 2000, zorder=1,
+        first, second, s=14 / np.sqrt(crowd), c=colours, alpha=0.75 / crowd**0.25, linewidths=0,
+        rasterized=len(x) > 2000, zorder=1,
     )  # fmt: skip
 
 

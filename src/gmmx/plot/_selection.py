@@ -36,6 +36,7 @@ def selection(
     if criterion not in known:
         raise ValueError(f"criterion={criterion!r}; this selection has {', '.join(known)}.")
     ax = _parts.new_axes(ax)
+    _parts.check_linear(ax, "y")
     rows = selection.candidates
     for i, name in enumerate(dict.fromkeys(c.covariance_type for c in rows)):
         curve = sorted(
@@ -44,15 +45,16 @@ def selection(
         k, value = (np.array(column, np.float64) for column in zip(*curve, strict=True))
         colour, failed = _parts.colour(i), np.isnan(value)
         ax.plot(k, value, c=colour, marker=_MARKERS[i % len(_MARKERS)], ms=5, lw=1.5, label=name)
-        ax.plot(
-            k[failed], np.full(failed.sum(), 0.02 + 0.035 * i), "x", c=colour, ms=7, mew=2,
-            clip_on=False, transform=ax.get_xaxis_transform(),
-        )  # fmt: skip
+        if failed.any():  # constrained layout makes room for a line without points
+            ax.plot(
+                k[failed], np.full(failed.sum(), 0.02 + 0.035 * i), "x", c=colour, ms=7, mew=2,
+                clip_on=False, transform=ax.get_xaxis_transform(),
+            )  # fmt: skip
     values = np.array([getattr(c, criterion) for c in rows])
     if not np.isnan(values).all():
         best = rows[int(np.nanargmax(CRITERIA[criterion] * values))]
         ax.plot(
-            best.n_components, getattr(best, criterion), "o", ms=14, mfc="none", mec=_parts.INK,
+            best.n_components, getattr(best, criterion), "o", ms=14, mfc="none", mec=_parts.ink(ax),
             mew=1.4, label=f"best: {best.covariance_type}, {best.n_components}",
         )  # fmt: skip
     sense = "smaller" if CRITERIA[criterion] < 0 else "larger"

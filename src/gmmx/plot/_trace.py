@@ -29,6 +29,7 @@ def trace(
     """
     named = _named(results)
     ax = _parts.new_axes(ax)
+    _parts.check_linear(ax, "y")
     starts, ends, longest = [], [], 1
     for i, (name, result) in enumerate(named.items()):
         history = np.asarray(result.history, np.float64)
@@ -46,7 +47,7 @@ def trace(
             [*steps[known], last], [*history[known], final], c=colour, lw=1.5, label=name,
             marker="." if last <= 40 else None, ms=4,
         )  # fmt: skip
-        face = colour if bool(result.converged) else "white"
+        face = colour if bool(result.converged) else _parts.paper(ax)
         ax.plot(last, final, "o", ms=7, mec=colour, mfc=face, mew=1.5, zorder=4)
         starts.append(history[known][0] if known.any() else final)
         ends.append(final)
