@@ -47,13 +47,16 @@ def main():
     save(plot.histogram(gmm, x, dim=0), "histogram")
     save(plot.responsibilities(gmm, x), "responsibilities")
     save(plot.ellipses(gmm, gmm.sample(1_000_000)), "million")
+    many = gmmx.GaussianMixture.create(20, 2, key=jax.random.key(5))
+    with plt.style.context("dark_background"):
+        save(plot.ellipses(many, many.sample(3000)), "dark")
 
     iris = load_iris().data
     chosen = gmmx.select(iris, fitter=gmmx.EMFitter(tol=1e-6, max_iter=500))
     save(plot.selection(chosen), "selection")
     start = gmmx.initialize(iris, 3)
     em = gmmx.EMFitter(tol=1e-6, max_iter=500).fit(iris, start)
-    save(plot.pairs(em.gmm, iris, feature_names=NAMES), "pairs")
+    save(plot.pairs(em, iris, feature_names=NAMES), "pairs")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", gmmx.FitWarning)
         gradient = gmmx.GradientFitter().fit(iris, start)

@@ -87,7 +87,7 @@ def draw_ellipses(
     for k in order:
         mean, mark = marginal.means[k], "x" if absent[k] else "o"
         if len(labels) > len(_parts.PALETTE):
-            _parts.write(ax, mean, labels[k], size)
+            _parts.write(ax, mean, labels[int(k)], size)
         else:
             ax.plot(
                 *mean, mark, ms=4.5, mec=_parts.paper(ax), mew=0.8, c=_parts.colour(k), zorder=4
