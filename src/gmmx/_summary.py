@@ -286,12 +286,9 @@ def as_typed(module: eqx.Module) -> str:
 
 def _is_default(value: Any, field: dataclasses.Field) -> bool:
     default = field.metadata.get("converter", lambda value: value)(field.default)
-    # An array holds several settings, or is traced.
-    return (
-        not isinstance(value, jax.Array | np.ndarray)
-        and type(value) is type(default)
-        and value == default
-    )
+    if isinstance(value, jax.Array | np.ndarray):  # several settings, or a traced one
+        return False
+    return type(value) is type(default) and bool(value == default)
 
 
 def _typed(value: Any) -> str:
