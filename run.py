@@ -1,17 +1,19 @@
 """Commands for a clone. Each one installs the clone into `.venv` first, if necessary.
 
-    python3 run.py gmmx [...]     the command line, with its arguments
+    python3 run.py gmmx [...]     the command line, with its arguments, in the current folder
     python3 run.py demo           fit the handwritten digits; print a table and draw a picture
     python3 run.py test [...]     run the tests; further arguments go to pytest
     python3 run.py check          check style, formatting and types
     python3 run.py docs           build the documentation into site/, and check its links
 
-They need only Python 3.11 or newer and pip, and install nothing outside the clone. Compiled
-programs are kept in the user's cache folder, unless the environment variable GMMX_CACHE is 0.
+All but `gmmx` run in the folder of the clone. They need only Python 3.11 or newer and pip, and
+install nothing outside the clone. Compiled programs are kept in the user's cache folder, unless the
+environment variable GMMX_CACHE is 0.
 """
 
 import hashlib
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +24,8 @@ PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 # For each command the extras of pyproject.toml that it needs, and the programs that it runs.
 COMMANDS = {
-    "gmmx": ("cli,plot,sklearn", [["-m", "gmmx"]]),
+    # With -P no file of the current folder is imported.
+    "gmmx": ("cli,plot,sklearn", [["-P", "-m", "gmmx_cli"]]),
     "demo": ("cli,plot,sklearn", [["examples/first_fit.py"]]),
     "test": ("test", [["-m", "pytest"]]),
     "check": (
@@ -66,8 +69,11 @@ def main(arguments):
     except subprocess.CalledProcessError as error:
         print("The installation into .venv failed, see above.", file=sys.stderr)
         return error.returncode
+    # The program answers Ctrl-C; by default Python would kill it after a moment.
+    signal.signal(signal.SIGINT, lambda *_: None)
+    folder = None if arguments[0] == "gmmx" else ROOT
     codes = [
-        subprocess.run([str(PYTHON), *program, *arguments[1:]], cwd=ROOT, check=False).returncode
+        subprocess.run([str(PYTHON), *program, *arguments[1:]], cwd=folder, check=False).returncode
         for program in programs
     ]
     return max(codes, key=abs)

@@ -4,8 +4,13 @@ import io
 import json
 import os
 import re
+import runpy
+import shlex
+import signal
 import subprocess
 import sys
+import threading
+import time
 import warnings
 from pathlib import Path
 
@@ -18,7 +23,8 @@ import gmmx
 pl = pytest.importorskip("polars")
 pytest.importorskip("typer")
 
-from gmmx_cli import main  # noqa: E402
+from gmmx_cli import main, reports, words  # noqa: E402
+from gmmx_cli.interrupts import ctrl_c  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("optax_promotion")
 
@@ -113,14 +119,15 @@ def test_results_and_messages_keep_apart(gmmx_, folder):
     columns = ("--columns", "height,width")
     _, out, err = gmmx_("fit", "data.csv", "-k", 2, *columns, "--max-iter", 1, "--n-init", 2)
     assert out.startswith("mixture") and "not converged after 1 steps" in out
-    assert "mean height" in out and "BIC" in out
-    assert "100 rows of height, width" in err and "Raise max_iter" in err
+    assert "mean ± deviation" in out and "height" in out and "BIC" in out
+    assert "100 rows of height, width" in err and "Raise --max-iter" in err
 
 
 def test_a_failed_fit_has_status_one(gmmx_, folder):
-    np.save("equal.npy", np.ones((20, 2)))
-    said = refused(gmmx_("fit", "equal.npy", "-k", 2, "--reg-covar", 0), status=1)
-    assert "raise reg_covar" in said
+    # Their squares are infinite.
+    np.save("huge.npy", 1e307 * np.random.default_rng(0).normal(size=(20, 2)))
+    said = refused(gmmx_("fit", "huge.npy", "-k", 2), status=1)
+    assert "The fit failed at step" in said and "`result`" not in said
 
 
 def test_a_fit_with_a_checkpoint_resumes(gmmx_, folder):
@@ -231,9 +238,159 @@ def test_the_model_knows_its_columns(gmmx_, model, frame):
     assert one == other
     frame.select(h=frame["height"], w=frame["width"]).write_csv("renamed.csv")
     said = refused(gmmx_("score", "m.safetensors", "renamed.csv"))
-    assert "fitted to the columns height, width" in said and "--columns" in said
+    assert "fitted to the columns 'height', 'width'" in said and "--columns" in said
     named = ok(gmmx_("score", "m.safetensors", "renamed.csv", "--columns", "h,w", "--json"))
     assert json.loads(named) == one
+
+
+def test_the_index_of_pandas_is_left_out(gmmx_, folder, frame):
+    pd = pytest.importorskip("pandas")
+    two = pd.DataFrame({name: frame[name] for name in ("height", "width")})
+    two.to_csv("indexed.csv")
+    two.to_csv("plain.csv", index=False)
+    pd.read_csv("indexed.csv").to_csv("twice.csv")
+    plain = ok(gmmx_("fit", "plain.csv", "-k", 2, "--json"))
+    for name, count in (("indexed.csv", "1 column"), ("twice.csv", "2 columns")):
+        status, out, err = gmmx_("fit", name, "-k", 2, "--json")
+        assert status == 0 and json.loads(out) == json.loads(plain)
+        assert f"left out {count} without a name" in err
+
+
+def test_columns_are_left_out(gmmx_, folder):
+    fit = ("fit", "data.csv", "-k", 2, "--json", "--columns", "height,width")
+    report = json.loads(ok(gmmx_("fit", "data.csv", "-k", 2, "--exclude", "kind,count", "--json")))
+    assert report == json.loads(ok(gmmx_(*fit)))
+    assert "no column 'knd'" in refused(gmmx_("fit", "data.csv", "-k", 2, "--exclude", "knd"))
+
+
+def test_a_column_that_counts_the_rows_is_pointed_out(gmmx_, folder, frame):
+    frame.select("height", "width").with_row_index("no, of").write_csv("numbered.csv")
+    _, _, err = gmmx_("fit", "numbered.csv", "-k", 2)
+    advice = re.search("only counts the rows. To leave it out: (.*)", err)
+    assert advice is not None
+    report = json.loads(
+        ok(gmmx_("fit", "numbered.csv", "-k", 2, "--json", *shlex.split(advice[1])))
+    )
+    assert report["feature_names"] == ["height", "width"]
+
+
+def test_a_suggested_command_can_be_pasted(gmmx_, folder, frame):
+    odd = {"a b": frame["height"], "it's, so": frame["width"], "kind": frame["kind"]}
+    pl.DataFrame(odd).write_csv("odd.csv")
+    said = gmmx_("fit", "odd.csv", "-k", 2)[2]
+    options = shlex.split(said.partition("Use the other columns: ")[2])
+    report = json.loads(ok(gmmx_("fit", "odd.csv", "-k", 2, "--json", *options)))
+    assert report["feature_names"] == ["a b", "it's, so"]
+
+
+def test_rows_with_missing_values_are_dropped(gmmx_, model, frame):
+    two = frame.select("height", "width")
+    two.write_csv("whole.csv")
+    gaps = pl.DataFrame({"height": [None, 1.0], "width": [2.0, float("nan")]})
+    pl.concat([gaps, two]).write_csv("gaps.csv")
+    for command in (("fit", "-k", 2), ("score",)):
+        name, *rest = command
+        start = [name, *(["m.safetensors"] if name == "score" else [])]
+        assert "--drop-missing" in refused(gmmx_(*start, "gaps.csv", *rest))
+        status, out, err = gmmx_(*start, "gaps.csv", *rest, "--drop-missing", "--json")
+        assert status == 0 and "dropped 2 of 102 rows" in err
+        assert json.loads(out) == json.loads(ok(gmmx_(*start, "whole.csv", *rest, "--json")))
+
+
+def test_predictions_are_appended(gmmx_, model, frame):
+    text = ok(gmmx_("predict", "m.safetensors", "data.csv", "--append"))
+    rows = pl.read_csv(io.StringIO(text))
+    assert rows.drop("component").equals(frame)
+    x = frame.select("height", "width").to_numpy()
+    np.testing.assert_array_equal(rows["component"], model.predict(x))
+    ok(gmmx_("predict", "m.safetensors", "data.csv", "--append", "--proba", "--out", "p.parquet"))
+    rows = pl.read_parquet("p.parquet")
+    assert rows.columns == [*frame.columns, "component_0", "component_1"]
+    assert rows["height"].dtype == pl.Float64 and rows["kind"].dtype == pl.String
+    frame.rename({"count": "component"}).write_csv("taken.csv")
+    said = refused(gmmx_("predict", "m.safetensors", "taken.csv", "--append"))
+    assert "already has a column 'component'" in said
+
+
+# Precision
+
+
+@pytest.fixture
+def times(folder):
+    """Unix times of two bursts: in float32 nearly all are one number."""
+    rng = np.random.default_rng(0)
+    t = 1_600_000_000 + rng.integers(0, 50, 120) + np.repeat([0, 1_000], 60)
+    pl.DataFrame({"time": t}).write_csv("times.csv")
+    return t
+
+
+def test_what_float32_does_not_hold_is_fitted_in_float64(gmmx_, times):
+    status, out, err = gmmx_("fit", "times.csv", "-k", 2, "--json", "--out", "m.safetensors")
+    assert status == 0 and "in float64, since float32 would change column 'time'" in err
+    report = json.loads(out)
+    means = np.array([times[:60].mean(), times[60:].mean()])
+    np.testing.assert_allclose(np.sort(np.ravel(report["means"])), means, rtol=0, atol=0.01)
+    assert gmmx.load("m.safetensors").dtype == np.float64
+
+
+def test_lost_precision_is_said_in_words_of_the_command(gmmx_, times):
+    _, _, err = gmmx_("fit", "times.csv", "-k", 2, "--dtype", "float32")
+    assert "float32 changes column 'time'" in err and "--dtype float64" in err
+    assert "jax" not in err
+    big = pl.DataFrame({"id": 2**60 + np.random.default_rng(0).integers(0, 1000, 50)})
+    for name, write in (("ids.csv", big.write_csv), ("ids.parquet", big.write_parquet)):
+        write(name)
+        assert "float64 changes column 'id'" in gmmx_("fit", name, "-k", 1)[2]
+
+
+def test_float32_is_kept_where_it_is_enough(gmmx_, folder):
+    status, _, err = gmmx_(
+        "fit", "data.csv", "-k", 2, "--columns", "height,width", "--out", "m.safetensors"
+    )
+    assert status == 0 and "float64" not in err
+    assert gmmx.load("m.safetensors").dtype == np.float32
+
+
+@pytest.mark.parametrize("status", gmmx.Status._index_to_message)
+def test_messages_name_options(status):
+    said = words.of_options(status)
+    assert not re.search(r"jax\.|gmmx\.|[a-z]_[a-z]|`", said), said
+
+
+# The table
+
+
+def test_the_table_tells_components_apart(gmmx_, times):
+    out = ok(gmmx_("fit", "times.csv", "-k", 2))
+    rows = re.findall(r"(\d+\.\d+)  (\d+\.\d) ± (\d+\.\d)$", out, re.M)
+    assert [float(size) for size, _, _ in rows] == [60, 60]
+    found = sorted((float(mean), float(deviation)) for _, mean, deviation in rows)
+    for (mean, deviation), t in zip(found, (times[:60], times[60:]), strict=True):
+        assert abs(mean - t.mean()) <= 0.06 and abs(deviation - t.std()) <= 0.06
+
+
+@pytest.mark.parametrize("deviation", [1e-12, 3e-5, 0.02, 1.0, 50.0, 1e7])
+@pytest.mark.parametrize("offset", [0.0, 1.0, 1.6e9, -2e-7])
+def test_means_have_digits_to_the_deviation(offset, deviation):
+    mean = offset + 1.2345 * deviation
+    left, right = map(float, reports.mean_and_deviation(mean, deviation).split(" ± "))
+    assert abs(left - mean) <= 0.006 * deviation + 4e-16 * abs(mean)
+    assert abs(right - deviation) <= 0.006 * deviation
+
+
+@pytest.mark.parametrize("covariance", ["full", "tied", "diag", "spherical"])
+def test_deviations_are_those_of_the_covariances(gmmx_, folder, covariance):
+    fit = ("fit", "data.csv", "-k", 2, "--columns", "height,width", "--covariance", covariance)
+    report = json.loads(ok(gmmx_(*fit, "--json")))
+    c = np.array(report["covariances"])
+    variances = {
+        "full": lambda: np.diagonal(c, axis1=1, axis2=2),
+        "tied": lambda: np.tile(np.diagonal(c), (2, 1)),
+        "diag": lambda: c,
+        "spherical": lambda: np.tile(c[:, None], (1, 2)),
+    }[covariance]()
+    np.testing.assert_allclose(report["deviations"], np.sqrt(variances), rtol=1e-5)
+    np.testing.assert_allclose(np.sum(report["sizes"]), 100, rtol=1e-5)
 
 
 # Mistakes
@@ -244,10 +401,16 @@ MISTAKES = {
     "ragged": ("a,b\n1,2\n3,4,5\n", "a row has more fields"),
     "a gap": ("a,b\n1,2\n3,\n5,6\n", "column 'b' is empty.* in 1 of 3 rows, first in row 2"),
     "NA": ("a,b\n1,2\nNA,4\n5,6\n", "column 'a' is empty"),
-    "nan": ("a,b\n1,2\nnan,4\n5,6\n", "column 'a' is empty, NaN or infinite"),
-    "infinity": ("a,b\n1,2\n5,inf\n", "column 'b' is empty, NaN or infinite"),
+    "nan": ("a,b\n1,2\nnan,4\n5,6\n", "column 'a' is empty or NaN.*--drop-missing"),
+    "infinity": ("a,b\n1,2\n5,inf\n", "column 'b' is infinite in 1 of 2 rows"),
     "no header": ("1,2\n3,4\n5,6\n", "expected names of columns"),
-    "semicolons": ("a;b\n1;2\n3;4\n", "semicolons"),
+    "no header, a gap": ("1,,3\n3,4,5\n5,6,7\n", "expected names of columns"),
+    "no header, NA": ("1,NA,3\n3,4,5\n5,6,7\n", "holds values, '1', 'NA', '3'"),
+    "no header, percent": ("1,3.5%\n3,4%\n", "expected names of columns"),
+    "no header, decimal commas": ("1,5;2,5\n3,5;4,5\n", "expected names of columns"),
+    "thousands": ('a,b\n1,"1,234"\n2,"5,678"\n', "column 'b' holds '1,234'"),
+    "mixed signs": ("a;b\n1;1,5\n2;2.5\n", "column 'b' holds '1,5'"),
+    "all gaps": ("a,b\n1,\n,2\n", "is empty"),
     "empty": ("", "is empty"),
     "no rows": ("a,b\n", "has no rows"),
     "too few": ("a,b\n1,2\n", "1 samples, fewer than the 2 components"),
@@ -262,6 +425,44 @@ def test_mistakes_in_a_csv(gmmx_, tmp_path, which):
     path.write_text(content, errors="surrogateescape")
     said = refused(gmmx_("fit", path, "-k", 2))
     assert re.search(message, said), said
+
+
+COPIES = {
+    "semicolons": ("height;width\n1.5;2\n3;4\n", "--separator ';'"),
+    "decimal commas": ("height;width\n1,5;2\n3;4\n", "--separator ';' --decimal ,"),
+    "quoted decimal commas": ('height,width\n"1,5",2\n3,4\n', "--decimal ,"),
+    "tabs": ("height\twidth\n1.5\t2\n3\t4\n", "--separator tab"),
+    "pipes": ("height|width\n1.5|2\n3|4\n", "--separator '|'"),
+    "spaces": ("height   width\n1.5 2\n 3    4\n", "--separator space"),
+    "an index": (",height,width\n0,1.5,2\n1,3,4\n", ""),
+    "a byte order mark": ("\ufeffheight,width\n1.5,2\n3,4\n", ""),
+    "semicolons in a text": ("height,width,note\n1.5,2,a;b\n3,4,c;d\n", ""),
+}
+
+
+@pytest.mark.parametrize("which", COPIES)
+def test_the_format_of_a_text_file_is_found_out(gmmx_, model, tmp_path, which):
+    content, said = COPIES[which]
+    path = tmp_path / "copy.csv"
+    path.write_text(content, encoding="utf-8")
+    status, out, err = gmmx_("score", "m.safetensors", path, "--json")
+    assert status == 0, err
+    assert err == (f"gmmx: {path} is read with {said}.\n" if said else "")
+    report = json.loads(out)
+    np.testing.assert_allclose(report["log_likelihood"], model.score([[1.5, 2], [3, 4]]))
+    # What was said can be given.
+    again = gmmx_("score", "m.safetensors", path, "--json", *shlex.split(said))
+    assert json.loads(ok(again)) == report
+
+
+def test_the_format_of_a_text_file_may_be_given(gmmx_, model, tmp_path):
+    path = tmp_path / "copy.csv"
+    path.write_text("height!width\n1,500!2\n3,000!4\n")
+    options = ("--separator", "!", "--decimal", ",")
+    report = json.loads(ok(gmmx_("score", "m.safetensors", path, "--json", *options)))
+    np.testing.assert_allclose(report["log_likelihood"], model.score([[1.5, 2], [3, 4]]))
+    np.save("flat.npy", np.arange(10.0))
+    assert "are for text files" in refused(gmmx_("fit", "flat.npy", "-k", 1, "--decimal", ","))
 
 
 def test_spaces_and_missing_marks_in_a_csv(gmmx_, model, tmp_path):
@@ -338,8 +539,8 @@ def test_select(gmmx_, folder, frame):
 
 
 def test_a_selection_of_failed_fits_has_status_one(gmmx_, folder):
-    np.save("equal.npy", np.ones((20, 1)))
-    failed = gmmx_("select", "equal.npy", "-k", 1, "--covariance", "diag", "--reg-covar", 0)
+    np.save("huge.npy", 1e307 * np.random.default_rng(0).normal(size=(20, 1)))
+    failed = gmmx_("select", "huge.npy", "-k", 1, "--covariance", "diag")
     assert "every fit failed" in refused(failed, status=1)
 
 
@@ -393,3 +594,71 @@ def test_commands_make_a_pipe(model, folder, tmp_path):
     np.testing.assert_allclose(
         json.loads(scored.stdout)["log_likelihood"], model.score(x), rtol=1e-12
     )
+
+
+def test_a_clone_runs_the_command_in_the_folder_of_the_caller(model, folder, capfd):
+    """And imports nothing from that folder."""
+    Path("polars.py").write_text("raise RuntimeError")
+    script = runpy.run_path(str(Path(__file__).parents[1] / "run.py"))
+    before = signal.getsignal(signal.SIGINT)
+    # Installed already, for this interpreter.
+    script["main"].__globals__.update(install=lambda extra: None, PYTHON=sys.executable)
+    try:
+        assert script["main"](["gmmx", "score", "m.safetensors", "data.csv"]) == 0
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert "log-likelihood" in capfd.readouterr().out
+
+
+# Ctrl-C
+
+LONG = (
+    "fit",
+    "long.npy",
+    "-k",
+    "5",
+    "--tol",
+    "0",
+    "--max-iter",
+    "10000000",
+    "--out",
+    "m.safetensors",
+)
+
+
+@pytest.fixture
+def long(folder):
+    np.save("long.npy", np.random.default_rng(0).normal(size=(2000, 3)))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_ctrl_c_before_the_first_step_writes_nothing(long):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gmmx_cli", *LONG], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, env=os.environ | {"GMMX_CACHE": "0"},
+    )  # fmt: skip
+    assert process.stderr is not None
+    # Then the steps are compiled.
+    assert "2000 rows" in process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 130 and out == ""
+    assert "before the first step; no model was written" in err and "Traceback" not in err
+    assert not Path("m.safetensors").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_ctrl_c_keeps_the_model_of_the_last_step(gmmx_, long):
+    def press():
+        while not ctrl_c.steps:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    ctrl_c.steps = False
+    thread = threading.Thread(target=press)
+    thread.start()
+    status, out, err = gmmx_(*LONG)
+    thread.join()
+    assert status == 130 and "not converged after" in out
+    assert "ends after this step" in err and "wrote the model to m.safetensors" in err
+    assert gmmx.load("m.safetensors").n_components == 5

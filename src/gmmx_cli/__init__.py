@@ -8,10 +8,21 @@ import sys
 import warnings
 from typing import Any
 
+from . import words
+from .interrupts import ctrl_c
+
 
 def main() -> None:
-    """Run the command. Exit status: 0 for success, 1 for a failed fit, 2 for bad input."""
+    """Run the command.
+
+    Exit status: 0 for success, 1 for a failed fit, 2 for bad input, 130 for Ctrl-C.
+    """
     warnings.showwarning = _show_warning
+    with ctrl_c.heard():
+        _run()
+
+
+def _run() -> None:
     try:
         from .commands import app
 
@@ -32,13 +43,13 @@ def main() -> None:
 
         if not isinstance(error, FitError):
             raise
-        _end(1, str(error).removesuffix(" (The exception's `result` holds the model.)"))
+        _end(1, str(error))
 
 
 def _end(status: int, message: str) -> Any:
-    sys.stderr.write(f"gmmx: {message}\n")
+    words.say(words.of_options(message))
     sys.exit(status)
 
 
 def _show_warning(message: Warning | str, *_: Any) -> None:
-    sys.stderr.write(f"gmmx: {message}\n")
+    words.say(words.of_options(str(message)))

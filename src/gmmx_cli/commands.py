@@ -9,26 +9,29 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from . import reports
+from . import reports, words
+from .interrupts import STATUS, ctrl_c
 
 if TYPE_CHECKING:
     import numpy as np
 
     import gmmx
 
+    from .tables import Format, Table
+
 
 app = typer.Typer(
     name="gmmx",
     help="Fit Gaussian mixtures to data, select among them, and use them.",
-    epilog="DATA is a .csv, .tsv, .parquet, .npy or .npz file, or - for CSV from the standard "
-    "input. Results go to the standard output, progress and messages to the standard error. "
+    epilog="DATA is a .csv, .tsv, .txt, .parquet, .npy or .npz file, or - for CSV from the "
+    "standard input. Results go to the standard output, progress and messages to the standard error. "
     "Compiled programs are kept in a cache folder, so that later commands start faster.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-_DATA = "The data: .csv, .tsv, .parquet, .npy or .npz; - for CSV from the standard input."
+_DATA = "The data: .csv, .tsv, .txt, .parquet, .npy or .npz; - for CSV from the standard input."
 Data = Annotated[str, typer.Argument(metavar="DATA", help=_DATA, show_default=False)]
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="A model file written by fit.", show_default=False)
@@ -36,6 +39,19 @@ Model = Annotated[
 Columns = Annotated[
     str | None,
     typer.Option(metavar="A,B,…", help="Columns to use, by name; for .npy by number, from 0."),
+]
+Exclude = Annotated[str | None, typer.Option(metavar="A,B,…", help="Columns to leave out.")]
+DropMissing = Annotated[
+    bool, typer.Option("--drop-missing", help="Drop rows with empty cells or NaN.")
+]
+Separator = Annotated[
+    str | None,
+    typer.Option(metavar="CHARACTER", help="What separates the fields of a text file: a character, "
+                 "tab or space. (found out by default)"),
+]  # fmt: skip
+Decimal = Annotated[
+    Literal[".", ","] | None,
+    typer.Option(help="Decimal sign of a text file. (found out by default)"),
 ]
 Array = Annotated[str | None, typer.Option(metavar="NAME", help="Which array of an .npz file.")]
 Weights = Annotated[
@@ -62,13 +78,18 @@ MaxIter = Annotated[
     int | None, typer.Option(help="Maximum number of steps. (em: 100, gradient: 2000)")
 ]
 RegCovar = Annotated[
-    float, typer.Option(help="Number added to the variances, in squared units of the data.")
-]
+    float | None,
+    typer.Option(help="Number added to the variances, as a part of each feature's variance in the "
+                 "data. (1e-6)"),
+]  # fmt: skip
 Seed = Annotated[int, typer.Option(help="Seed of all random numbers.")]
 Starts = Annotated[
     int, typer.Option("--n-init", min=1, help="Number of starts; the best fit is kept.")
 ]
-Dtype = Annotated[Literal["float32", "float64"], typer.Option(help="Precision of the fit.")]
+Dtype = Annotated[
+    Literal["float32", "float64"] | None,
+    typer.Option(help="Precision of the fit. (float32, or float64 where the data need it)"),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 State = Annotated[
     str | None,
@@ -110,6 +131,8 @@ def about(
     """The options that come before a command."""
     if no_cache:
         os.environ["GMMX_CACHE"] = "0"
+    # Some versions of JAX log false alarms when they load a program from the cache.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 @app.command()
@@ -121,14 +144,18 @@ def fit(
     ] = "full",
     trainer: Trainer = "em",
     columns: Columns = None,
+    exclude: Exclude = None,
     weights: Weights = None,
+    drop_missing: DropMissing = False,
     array: Array = None,
+    separator: Separator = None,
+    decimal: Decimal = None,
     tol: Tol = None,
     max_iter: MaxIter = None,
-    reg_covar: RegCovar = 1e-6,
+    reg_covar: RegCovar = None,
     n_init: Starts = 1,
     seed: Seed = 0,
-    dtype: Dtype = "float32",
+    dtype: Dtype = None,
     out: ModelOut = None,
     checkpoint: State = None,
     plot: Picture = None,
@@ -143,26 +170,32 @@ def fit(
     check_output(out, ".safetensors")
     check_output(plot, reports.PICTURES, "--plot")
     check_place(checkpoint)
-    gmmx, jax = _library(dtype)
+    names, x, counts = _data(
+        data, _format(array, separator, decimal), columns, exclude, weights, drop_missing
+    )
+    gmmx, jax = _library(_precision(dtype, names, x))
     pictures = reports.plotting() if plot else None
-    names, x, counts = _data(data, array, columns, weights)
+    ctrl_c.message = "interrupted before the first step; no model was written."
     fit_key, start_key = jax.random.split(jax.random.key(seed))
     start = gmmx.initialize(x, components, covariance, key=start_key, weights=counts)
     fitter: Any = _fitter(gmmx, trainer, tol, max_iter, reg_covar)
     if n_init > 1:
         fitter = gmmx.Restarts(fitter, n_init)
-    _say(f"{len(x)} rows of {', '.join(names[:8])}{', …' * (len(names) > 8)}")
+    words.say(f"{len(x)} rows of {', '.join(names[:8])}{', …' * (len(names) > 8)}")
     result = fitter.fit(
-        x, start, weights=counts, key=fit_key, progress=_has_progress(),
+        x, start, weights=counts, key=fit_key, progress=_has_progress(), callback=ctrl_c.step,
         checkpoint=None if checkpoint is None else gmmx.Checkpoint(checkpoint),
     )  # fmt: skip
     _save(out, result.gmm, names)
+    # There is nothing left to keep.
+    ctrl_c.steps, ctrl_c.message = False, "interrupted."
     if plot and pictures is not None:
         reports.draw_fit(pictures, result.gmm, x, names, plot)
-        _say(f"wrote the plot to {plot}")
-    # The criteria need the number of rows, which weights leave open.
-    report = reports.of_fit(gmmx, result, None if weights else x, names, trainer)
+        words.say(f"wrote the plot to {plot}")
+    report = reports.of_fit(gmmx, result, x, counts, names, trainer)
     reports.show(report, json, reports.fit_text)
+    if ctrl_c.pressed:
+        raise typer.Exit(STATUS)
 
 
 @app.command()
@@ -172,8 +205,14 @@ def predict(
     proba: Annotated[
         bool, typer.Option("--proba", help="Give the probability of each component.")
     ] = False,
+    append: Annotated[
+        bool, typer.Option("--append", help="Give the columns of the data too.")
+    ] = False,
     columns: Columns = None,
+    drop_missing: DropMissing = False,
     array: Array = None,
+    separator: Separator = None,
+    decimal: Decimal = None,
     out: RowsOut = None,
     json: Json = False,
 ) -> None:
@@ -182,13 +221,15 @@ def predict(
     Example: gmmx predict model.safetensors measurements.csv --out labels.csv
     """
     _check_rows(out, json)
-    gmm, x = _model_and_data(model, data, columns, array)
+    gmm, x, table = _model_and_data(
+        model, data, columns, _format(array, separator, decimal), drop_missing
+    )
     if proba:
         values = gmm.predict_proba(x)
         rows = {f"component_{k}": values[:, k] for k in range(gmm.n_components)}
     else:
         rows = {"component": gmm.predict(x)}
-    _give_rows(rows, out, json)
+    _give_rows((_without(table, rows) if append else {}) | rows, out, json)
 
 
 @app.command()
@@ -199,7 +240,10 @@ def score(
         bool, typer.Option("--per-row", help="Give the log-density of each row.")
     ] = False,
     columns: Columns = None,
+    drop_missing: DropMissing = False,
     array: Array = None,
+    separator: Separator = None,
+    decimal: Decimal = None,
     out: RowsOut = None,
     json: Json = False,
 ) -> None:
@@ -210,7 +254,9 @@ def score(
     _check_rows(out, json)
     if out is not None and not per_row:
         raise typer.BadParameter("it can only be used with --per-row.", param_hint="--out")
-    gmm, x = _model_and_data(model, data, columns, array)
+    gmm, x, _ = _model_and_data(
+        model, data, columns, _format(array, separator, decimal), drop_missing
+    )
     if per_row:
         _give_rows({"log_density": gmm.log_prob(x)}, out, json)
         return
@@ -255,14 +301,18 @@ def select(
     ] = "bic",
     trainer: Trainer = "em",
     columns: Columns = None,
+    exclude: Exclude = None,
     weights: Weights = None,
+    drop_missing: DropMissing = False,
     array: Array = None,
+    separator: Separator = None,
+    decimal: Decimal = None,
     tol: Tol = None,
     max_iter: MaxIter = None,
-    reg_covar: RegCovar = 1e-6,
+    reg_covar: RegCovar = None,
     n_init: Starts = 1,
     seed: Seed = 0,
-    dtype: Dtype = "float32",
+    dtype: Dtype = None,
     out: ModelOut = None,
     plot: Picture = None,
     json: Json = False,
@@ -276,23 +326,25 @@ def select(
     check_output(out, ".safetensors")
     check_output(plot, reports.PICTURES, "--plot")
     sizes = _range(components)
-    gmmx, jax = _library(dtype)
+    names, x, counts = _data(
+        data, _format(array, separator, decimal), columns, exclude, weights, drop_missing
+    )
+    gmmx, jax = _library(_precision(dtype, names, x))
     pictures = reports.plotting() if plot else None
-    names, x, counts = _data(data, array, columns, weights)
     selection = gmmx.select(
-        x, sizes, _split(covariance), criterion=criterion, weights=counts,
+        x, sizes, words.split(covariance), criterion=criterion, weights=counts,
         fitter=_fitter(gmmx, trainer, tol, max_iter, reg_covar), n_init=n_init,
-        key=jax.random.key(seed), callback=lambda row: _say(
+        key=jax.random.key(seed), callback=lambda row: words.say(
             f"{row.covariance_type}, {row.n_components}: {criterion} {getattr(row, criterion):.6g}"
         ),
     )  # fmt: skip
     if all(candidate.failed for candidate in selection.candidates):
-        _say("every fit failed. Raise --reg-covar, or take fewer components.")
+        words.say("every fit failed. Raise --reg-covar, or take fewer components.")
         raise typer.Exit(1)
     _save(out, selection.best.gmm, names)
     if plot and pictures is not None:
         reports.save_figure(pictures.selection(selection).figure, plot)
-        _say(f"wrote the plot to {plot}")
+        words.say(f"wrote the plot to {plot}")
     reports.show(reports.of_selection(selection), json, lambda _: str(selection))
 
 
@@ -311,17 +363,13 @@ def info(model: Model, json: Json = False) -> None:
 # What the commands share
 
 
-def _say(message: str) -> None:
-    sys.stderr.write(f"gmmx: {message}\n")
-
-
 def _save(out: str | None, gmm: "gmmx.GaussianMixture", names: list[str]) -> None:
     """Write a model, if asked to."""
     import gmmx
 
     if out is not None:
         gmmx.save(out, gmm, feature_names=names)
-        _say(f"wrote the model to {out}")
+        words.say(f"wrote the model to {out}")
 
 
 def _check_rows(out: str | None, json: bool) -> None:
@@ -333,14 +381,31 @@ def _check_rows(out: str | None, json: bool) -> None:
         raise typer.BadParameter("choose one of --json and --out.", param_hint="--json")
 
 
+def _without(table: "Table", new: dict[str, Any]) -> dict[str, Any]:
+    """The columns of a table, which may not have the names of the new ones."""
+    taken = [name for name in new if name in table.columns]
+    if taken:
+        raise ValueError(
+            f"{table.source} already has a column {words.listed(taken)}. Rename it, or leave out "
+            "--append."
+        )
+    return table.frame.to_dict()
+
+
 def _give_rows(columns: dict[str, Any], out: str | None, json: bool) -> None:
     """Write columns to a file, or print them as CSV or JSON."""
-    from .tables import write
+    import numpy as np
+    import polars as pl
 
+    from .tables import typed, write
+
+    rows = pl.DataFrame(
+        {name: c if isinstance(c, pl.Series) else np.asarray(c) for name, c in columns.items()}
+    )
     if json:
-        reports.show(columns, True, str)
+        reports.show(typed(rows).to_dict(as_series=False), True, str)
     else:
-        write(columns, out)
+        write(rows, out)
 
 
 def _has_progress() -> bool:
@@ -352,8 +417,6 @@ def _has_progress() -> bool:
 
 def _library(dtype: str) -> tuple[Any, Any]:
     """gmmx and jax, set to compute in this dtype and to keep compiled programs."""
-    # Some versions of JAX log false alarms when they load a program from the cache.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import jax
 
     jax.config.update("jax_enable_x64", dtype == "float64")
@@ -364,7 +427,7 @@ def _library(dtype: str) -> tuple[Any, Any]:
 
 
 def _fitter(
-    gmmx: Any, trainer: str, tol: float | None, max_iter: int | None, reg_covar: float
+    gmmx: Any, trainer: str, tol: float | None, max_iter: int | None, reg_covar: float | None
 ) -> Any:
     """The trainer, with its own defaults for options that were not given."""
     given = {"tol": tol, "max_iter": max_iter, "reg_covar": reg_covar}
@@ -388,20 +451,85 @@ def _range(text: str) -> list[int]:
     return sizes
 
 
-def _split(text: str | None) -> list[str] | None:
-    return None if text is None else [name.strip() for name in text.split(",")]
+def _format(array: str | None, separator: str | None, decimal: str | None) -> "Format":
+    """How a file is read."""
+    from .tables import Format
+
+    separator = {"tab": "\t", "\\t": "\t", "space": " "}.get(separator or "", separator)
+    if separator is not None and (len(separator) != 1 or not separator.isascii()):
+        raise typer.BadParameter(
+            f"{separator!r}; expected one character, tab or space.", param_hint="--separator"
+        )
+    return Format(array, separator, decimal)
+
+
+def _precision(asked: str | None, names: list[str], x: "np.ndarray") -> str:
+    """The dtype of a fit to these columns; says where numbers are rounded."""
+    from . import precision
+
+    loss = precision.changed(names, x, precision.by_float32(x))
+    if loss is not None and asked == "float32":
+        words.say(f"float32 changes {loss}. Use --dtype float64.")
+    elif loss is not None and asked is None:
+        words.say(f"the fit is in float64, since float32 would change {loss}.")
+    return asked or ("float32" if loss is None else "float64")
 
 
 def _data(
-    source: str, array: str | None, columns: str | None, weights: str | None
+    source: str,
+    how: "Format",
+    columns: str | None,
+    exclude: str | None,
+    weights: str | None,
+    drop_missing: bool,
 ) -> tuple[list[str], "np.ndarray", "np.ndarray | None"]:
     """The names of the features, the features and the weights."""
     from . import tables
 
-    table = tables.read(source, array)
-    names = _split(columns) or [name for name in table.columns if name != weights]
-    counts = None if weights is None else table.numbers([weights])[:, 0]
-    return names, table.numbers(names), counts
+    table = tables.read(source, how)
+    excluded = words.split(exclude) or []
+    others = excluded if weights is None else [*excluded, weights]
+    named = words.split(columns) or table.features(others)
+    names = [name for name in named if name not in excluded]
+    x, table = _rows(table, names, weights, drop_missing)
+    if columns is None:
+        _say_row_numbers(table, names, x)
+    return names, x, None if weights is None else table.numbers([weights])[:, 0]
+
+
+def _rows(
+    table: "Table", names: list[str], weights: str | None, drop_missing: bool
+) -> tuple["np.ndarray", "Table"]:
+    """The features, and the table, of rows that are complete; others are dropped or refused."""
+    import numpy as np
+
+    from . import precision
+
+    x = table.numbers(names)
+    if weights is not None:
+        names, x = [*names, weights], np.column_stack([x, table.numbers([weights])])
+    if not drop_missing:
+        table.check_complete(names, x)
+    kept: np.ndarray = np.asarray(~np.isnan(x).any(axis=1))
+    if not kept.all():
+        words.say(f"dropped {(~kept).sum()} of {len(kept)} rows, which have missing values.")
+        x, table = x[kept], table.where(kept)
+    if not len(x):
+        raise ValueError(f"{table.source}: no row is complete.")
+    loss = precision.changed(names, x, table.lost(names, x))
+    if loss is not None:
+        words.say(f"float64 changes {loss}. Subtract an offset from the column first.")
+    return x if weights is None else x[:, :-1], table
+
+
+def _say_row_numbers(table: "Table", names: list[str], x: "np.ndarray") -> None:
+    """Point out columns that only count the rows."""
+    import numpy as np
+
+    for j, name in enumerate(names):
+        if table.named and len(x) > 2 and np.array_equal(x[:, j], x[0, j] + np.arange(len(x))):
+            fix = words.option("--exclude", [name])
+            words.say(f"column {name!r} only counts the rows. To leave it out: {fix}")
 
 
 def _model(path: str) -> tuple["gmmx.GaussianMixture", dict[str, Any]]:
@@ -418,30 +546,29 @@ def _names(gmm: "gmmx.GaussianMixture", header: dict[str, Any]) -> list[str]:
 
 
 def _model_and_data(
-    model: str, data: str, columns: str | None, array: str | None
-) -> tuple["gmmx.GaussianMixture", "np.ndarray"]:
-    """The model, and the columns of the data to use with it."""
+    model: str, data: str, columns: str | None, how: "Format", drop_missing: bool
+) -> tuple["gmmx.GaussianMixture", "np.ndarray", "Table"]:
+    """The model, the columns of the data to use with it, and all columns of these rows."""
     from . import tables
 
     gmm, header = _model(model)
-    table = tables.read(data, array)
-    names = _split(columns)
+    table = tables.read(data, how)
+    names = words.split(columns)
     if names is None:
         fitted = header["feature_names"]
         if fitted is not None and set(fitted) <= set(table.columns):
             names = fitted
         elif fitted is not None and table.named and fitted != [str(i) for i in range(len(fitted))]:
             raise ValueError(
-                f"the model was fitted to the columns {', '.join(fitted)}, and {data} has the "
-                f"columns {', '.join(table.columns)}. Name the ones to use, in the order of the "
+                f"the model was fitted to the columns {words.listed(fitted)}, and {data} has the "
+                f"columns {words.listed(table.columns)}. Name the ones to use, in the order of the "
                 "model: --columns"
             )
         else:
-            names = table.columns
-    x = table.numbers(names)
-    if x.shape[1] != gmm.n_features:
+            names = table.features([])
+    if len(names) != gmm.n_features:
         raise ValueError(
-            f"{data} has {x.shape[1]} columns, and the model has {gmm.n_features} features. "
+            f"{data} has {len(names)} columns, and the model has {gmm.n_features} features. "
             "Name the columns to use: --columns"
         )
-    return gmm, x
+    return gmm, *_rows(table, names, None, drop_missing)

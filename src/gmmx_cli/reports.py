@@ -7,6 +7,10 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from tabulate import tabulate
+
+from . import words
+
 # Features in the table of components; --json has all of them.
 _MOST = 6
 # Features in a plot of pairs.
@@ -37,7 +41,7 @@ def of_model(gmm: Any, names: list[str]) -> dict[str, Any]:
     import jax
 
     # One program in place of many small ones.
-    weights, covariances = jax.jit(lambda gmm: (gmm.weights, gmm.covariances))(gmm)
+    weights, covariances, deviations = jax.jit(_parameters)(gmm)
     return {
         "covariance_type": gmm.covariance_type,
         "n_components": gmm.n_components,
@@ -46,20 +50,40 @@ def of_model(gmm: Any, names: list[str]) -> dict[str, Any]:
         "feature_names": names,
         "weights": weights,
         "means": gmm.means,
+        "deviations": deviations,
         "covariances": covariances,
     }
 
 
-def of_fit(gmmx: Any, result: Any, x: Any, names: list[str], trainer: str) -> dict[str, Any]:
+def _parameters(gmm: Any) -> tuple[Any, Any, Any]:
+    """The weights, the covariances, and the standard deviations of all features."""
+    import jax.numpy as jnp
+
+    structure, covariances = gmm.structure, gmm.covariances
+    variances = covariances[None] if structure.shared else covariances
+    if structure.isotropic:
+        variances = variances[:, None]
+    elif not structure.axis_aligned:
+        variances = jnp.diagonal(variances, axis1=1, axis2=2)
+    return gmm.weights, covariances, jnp.sqrt(jnp.broadcast_to(variances, gmm.means.shape))
+
+
+def of_fit(
+    gmmx: Any, result: Any, x: Any, counts: Any, names: list[str], trainer: str
+) -> dict[str, Any]:
     """How a fit ended, and its mixture."""
+    model = of_model(result.gmm, names)
+    total = len(x) if counts is None else float(counts.sum())
     return {
         "trainer": trainer,
         "converged": bool(result.converged),
-        "message": gmmx.Status[result.status],
+        "message": words.of_options(gmmx.Status[result.status]),
         "n_iter": int(result.n_iter),
         "log_likelihood": float(result.log_likelihood),
-        **(criteria(result.gmm, x) if x is not None else {}),
-        **of_model(result.gmm, names),
+        # The criteria need the number of rows, which weights leave open.
+        **(criteria(result.gmm, x) if counts is None else {}),
+        **model,
+        "sizes": total * model["weights"],
     }
 
 
@@ -80,27 +104,43 @@ def of_selection(selection: Any) -> dict[str, Any]:
 
 
 def _pairs(values: dict[str, str]) -> str:
-    width = max(map(len, values))
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in values.items())
+    return tabulate(values.items(), tablefmt="plain", disable_numparse=True)
 
 
 def _components(report: dict[str, Any]) -> str:
-    """A table of the weights and means."""
-    names = report["feature_names"]
-    headings = ["component", "weight", *(f"mean {name}" for name in names[:_MOST])]
-    weights, means = report["weights"].tolist(), report["means"].tolist()
-    rows = [
-        [str(k), f"{weights[k]:.4f}", *(f"{value:.6g}" for value in means[k][:_MOST])]
-        for k in range(len(weights))
-    ]
-    widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
-    lines = [
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        for row in [headings, *rows]
-    ]
-    if len(names) > _MOST:
-        lines.append(f"… and {len(names) - _MOST} more features; --json shows all")
-    return "\n".join(lines)
+    """A table of the weights, sizes, means and deviations."""
+    names, width = report["feature_names"], min(report["n_features"], _MOST)
+    columns: dict[str, Any] = {"component": range(report["n_components"])}
+    columns["weight"] = [f"{weight:.4f}" for weight in report["weights"].tolist()]
+    if "sizes" in report:
+        columns["rows"] = [f"{size:.1f}" for size in report["sizes"].tolist()]
+    for j, name in enumerate(names[:width]):
+        pairs = zip(
+            report["means"][:, j].tolist(), report["deviations"][:, j].tolist(), strict=True
+        )
+        columns[name] = [mean_and_deviation(*pair) for pair in pairs]
+    # The cells are text already.
+    table = tabulate(columns, headers="keys", stralign="right", disable_numparse=True)
+    notes = ["mean ± deviation of each feature"]
+    if len(names) > width:
+        notes.append(f"… and {len(names) - width} more features; --json shows all")
+    return "\n".join([table, *notes])
+
+
+def mean_and_deviation(mean: float, deviation: float) -> str:
+    """Both to three digits of the deviation: `1600000123.4 ± 50.2`."""
+    if not (math.isfinite(mean) and 0 < deviation < math.inf):
+        return f"{mean:.6g} ± {deviation:.3g}"
+    places = 2 - math.floor(math.log10(deviation))
+    if -13 < places < 8 and abs(mean) < 1e15:
+        return f"{_fixed(mean, places)} ± {_fixed(deviation, places)}"
+    # A double has 17 digits.
+    digits = min(max(places + math.floor(math.log10(abs(mean))), 2), 16) if mean else 2
+    return f"{mean:.{digits}e} ± {deviation:.2e}"
+
+
+def _fixed(value: float, places: int) -> str:
+    return f"{round(value, places):.{max(places, 0)}f}"
 
 
 def _size(report: dict[str, Any]) -> str:

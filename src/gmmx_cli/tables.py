@@ -2,19 +2,29 @@
 
 import dataclasses
 import io
-import os
+import re
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 
+from . import text
+from .words import listed, option, say
+
 _READ = ".csv, .tsv, .txt, .parquet, .npy or .npz"
 _WRITTEN = ".csv, .tsv, .parquet or .npy"
-# Missing values, in addition to empty cells; Polars reads "nan" as a number.
-_MISSING = ["NA", "N/A", "null", "NULL", "None"]
+# Columns in which pandas and R keep the names of the rows.
+_NAMELESS = re.compile(r"|_duplicated_\d+|Unnamed: \d+|__index_level_\d+__")
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """How a file is read; None for what is found out."""
+
+    array: str | None = None
+    separator: str | None = None
+    decimal: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,151 +40,122 @@ class Table:
         """The names of the columns"""
         return self.frame.columns
 
-    def numbers(self, names: list[str]) -> np.ndarray:
-        """The columns with these names, `(n, d)` in float64.
+    def features(self, excluded: list[str]) -> list[str]:
+        """The columns but for these and those that have no name. The latter are said."""
+        self._check_names(excluded)
+        nameless = (
+            [name for name in self.columns if _NAMELESS.fullmatch(name)] if self.named else []
+        )
+        left = [name for name in self.columns if name not in (*excluded, *nameless)]
+        if nameless and left:
+            say(f"{self.source}: left out {_count(len(nameless), 'column')} without a name.")
+        return left if left else [name for name in nameless if name not in excluded]
 
-        **Raises:** `ValueError` if a column does not exist, or has text or missing values.
+    def numbers(self, names: list[str]) -> np.ndarray:
+        """The columns with these names, `(n, d)` in float64; NaN for missing values.
+
+        **Raises:** `ValueError` if a column does not exist, or has text or infinite values.
         """
-        absent = [name for name in names if name not in self.columns]
-        if absent:
-            raise ValueError(
-                f"{self.source} has no column {_listed(absent)}. It has {_listed(self.columns)}."
-            )
+        self._check_names(names)
         if not names:
             raise ValueError(f"{self.source}: expected at least one column of features.")
         twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
         if twice:
-            raise ValueError(f"column {_listed(twice)} is named more than once.")
+            raise ValueError(f"column {listed(twice)} is named more than once.")
         if not len(self.frame):
             raise ValueError(f"{self.source} has no rows.")
-        columns = {name: _numeric(self.frame[name]) for name in names}
-        text = [name for name, column in columns.items() if column is None]
-        if text:
-            others = [name for name in names if name not in text]
-            fix = f" Use the other columns: --columns {','.join(others)}" if others else ""
+        columns = {name: text.numbers(self.frame[name]) for name in names}
+        wordy = [name for name, column in columns.items() if column is None]
+        if wordy:
+            others = [name for name in names if name not in wordy]
+            fix = f" Use the other columns: {option('--columns', others)}" if others else ""
             raise ValueError(
-                f"{self.source}: column {_listed(text)} holds {_example(self.frame[text[0]])}; "
-                f"expected numbers.{fix}"
+                f"{self.source}: column {listed(wordy)} holds "
+                f"{text.example(self.frame[wordy[0]])}; expected numbers.{fix}"
             )
-        for name, column in columns.items():
-            self._check_gaps(name, column)
-        return np.stack([column.to_numpy() for column in columns.values()], axis=1)  # pyright: ignore[reportOptionalMemberAccess]
+        x = np.stack([column.to_numpy() for column in columns.values()], axis=1)  # pyright: ignore[reportOptionalMemberAccess]
+        self._check_none(np.isinf(x), names, "infinite", "Drop these rows.")
+        return x
 
-    def _check_gaps(self, name: str, column: Any) -> None:
-        gaps = column.is_null() | ~column.is_finite().fill_null(True)
-        if gaps.any():
-            first = int(gaps.arg_max()) + 1
+    def check_complete(self, names: list[str], x: np.ndarray) -> None:
+        """Refuse missing values."""
+        fix = "Drop these rows with --drop-missing, or fill in the values."
+        self._check_none(np.isnan(x), names, "empty or NaN", fix)
+
+    def lost(self, names: list[str], x: np.ndarray) -> np.ndarray:
+        """By how much float64 changed whole numbers, which may have more than its 16 digits."""
+        change = np.zeros_like(x)
+        for j, name in enumerate(names):
+            column = self.frame[name]
+            if column.dtype == pl.String or column.dtype.is_integer():
+                whole = column.cast(pl.Int64, strict=False).is_not_null().to_numpy()
+                whole &= np.abs(x[:, j]) < 2**63
+                exact = column.filter(whole).cast(pl.Int64).to_numpy()
+                change[whole, j] = np.abs(exact - x[whole, j].astype(np.int64))
+        return change
+
+    def where(self, kept: np.ndarray) -> "Table":
+        """These rows."""
+        return dataclasses.replace(self, frame=self.frame.filter(kept))
+
+    def _check_names(self, names: list[str]) -> None:
+        absent = [name for name in names if name not in self.columns]
+        if absent:
             raise ValueError(
-                f"{self.source}: column {name!r} is empty, NaN or infinite in {gaps.sum()} of "
-                f"{len(gaps)} rows, first in row {first}. Drop these rows, or fill in the values."
+                f"{self.source} has no column {listed(absent)}. It has {listed(self.columns)}."
+            )
+
+    def _check_none(self, bad: np.ndarray, names: list[str], what: str, fix: str) -> None:
+        if bad.any():
+            column = int(bad.any(axis=0).argmax())
+            rows = np.flatnonzero(bad[:, column])
+            raise ValueError(
+                f"{self.source}: column {names[column]!r} is {what} in {len(rows)} of {len(bad)} "
+                f"rows, first in row {rows[0] + 1}. {fix}"
             )
 
 
-def _numeric(column: pl.Series) -> pl.Series | None:
-    """The column in float64, or None if it does not hold numbers."""
-    if column.dtype == pl.String:
-        column = column.str.strip_chars()
-    elif not (column.dtype.is_numeric() or column.dtype in (pl.Boolean, pl.Null)):
-        return None
-    try:
-        return column.cast(pl.Float64)
-    except pl.exceptions.PolarsError:
-        return None
-
-
-def _example(column: pl.Series) -> str:
-    """The first value that is not a number, and its row."""
-    if column.dtype != pl.String:
-        return f"values of type {column.dtype}"
-    bad = column.str.strip_chars().cast(pl.Float64, strict=False).is_null() & column.is_not_null()
-    row = int(bad.arg_max() or 0)
-    return f"{column[row][:40]!r} in row {row + 1}"
-
-
-def _listed(names: list[str], most: int = 12) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(map(repr, names[:most])) + more
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 # Reading
 
 
-def read(source: str, array: str | None = None) -> Table:
-    """The table in a file; `-` is CSV from the standard input.
-
-    **Arguments:**
-
-    - `array`: which array of an .npz file.
-    """
+def read(source: str, how: Format) -> Table:
+    """The table in a file; `-` is CSV from the standard input."""
     if source == "-":
-        return _named("the standard input", _csv("the standard input", sys.stdin.buffer.read()))
+        content = sys.stdin.buffer.read()
+        return _of_text("the standard input", content, how, ",")
     path = Path(source)
     if path.is_dir():
         raise ValueError(f"{source} is a folder; expected a file.")
     if not path.exists():
         raise ValueError(f"there is no file {source}.")
     # For .csv.gz the inner suffix; Polars recognises compression by itself.
-    suffix = Path(path.stem).suffix if path.suffix in (".gz", ".zst") else path.suffix
-    match suffix.lower():
-        case ".csv" | ".txt":
-            return _named(source, _csv(source, path.read_bytes()))
-        case ".tsv":
-            return _named(source, _csv(source, path.read_bytes(), "\t"))
-        case ".parquet" | ".pq":
-            return _named(source, _parquet(path))
-        case ".npy" | ".npz":
-            return _unnamed(source, _numpy(path, array))
+    compressed = path.suffix in (".gz", ".zst")
+    suffix = (Path(path.stem).suffix if compressed else path.suffix).lower()
+    if suffix in (".csv", ".txt", ".tsv"):
+        return _of_text(source, path.read_bytes(), how, "\t" if suffix == ".tsv" else ",")
+    if how.separator or how.decimal:
+        raise ValueError(f"--separator and --decimal are for text files; {source} is none.")
+    if suffix in (".parquet", ".pq"):
+        return Table(source, _parquet(path), named=True)
+    if suffix in (".npy", ".npz"):
+        return _unnamed(source, _numpy(path, how.array))
     raise ValueError(f"{source} ends in {path.suffix!r}; expected {_READ}. Convert it first.")
 
 
-def _named(source: str, frame: pl.DataFrame) -> Table:
+def _of_text(source: str, content: bytes, how: Format, usual: str) -> Table:
+    frame = text.read(source, content, how.separator, how.decimal, usual)
     return Table(source, frame, named=True)
-
-
-def _csv(source: str, content: bytes, separator: str = ",") -> pl.DataFrame:
-    try:
-        frame = pl.read_csv(
-            content, separator=separator, infer_schema_length=None, null_values=_MISSING
-        )
-    except pl.exceptions.NoDataError as error:
-        raise ValueError(f"{source} is empty.") from error
-    except pl.exceptions.PolarsError as error:
-        raise ValueError(f"{source} cannot be read as CSV: {_reason(error)}") from error
-    # Spaces after the commas are not a part of the names.
-    frame = frame.rename({name: name.strip() for name in frame.columns})
-    if frame.width == 1 and ";" in frame.columns[0]:
-        raise ValueError(
-            f"the fields of {source} seem to be separated by semicolons; expected commas, or tabs "
-            "in a .tsv file. Convert it first, also decimal commas to points."
-        )
-    if frame.columns and all(_is_number(name) for name in frame.columns):
-        raise ValueError(
-            f"the first row of {source} holds numbers; expected names of columns. Add a row of "
-            "names, or save the numbers as .npy."
-        )
-    return frame
-
-
-def _reason(error: Exception) -> str:
-    text = str(error).split("\n")[0]
-    if "more fields" in text:
-        return "a row has more fields than the first row."
-    return text
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text.split("_duplicated_")[0])
-    except ValueError:
-        return False
-    return True
 
 
 def _parquet(path: Path) -> pl.DataFrame:
     try:
         return pl.read_parquet(path)
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as Parquet: {_reason(error)}") from error
+        raise ValueError(f"{path} cannot be read as Parquet: {error}") from error
 
 
 def _numpy(path: Path, name: str | None) -> np.ndarray:
@@ -194,7 +175,7 @@ def _numpy(path: Path, name: str | None) -> np.ndarray:
             f"{path} is damaged, or does not hold arrays of numbers. Write it again with "
             "numpy.save."
         ) from error
-    raise ValueError(f"{path} holds the arrays {_listed(names)}. Choose one: --array NAME")
+    raise ValueError(f"{path} holds the arrays {listed(names)}. Choose one: --array NAME")
 
 
 def _unnamed(source: str, array: np.ndarray) -> Table:
@@ -223,27 +204,32 @@ def check_output(path: str | None, endings: str = _WRITTEN, option: str = "--out
 
 def check_place(path: str | None) -> None:
     """Check that a file can be written at this path."""
-    if path is None:
-        return
-    folder = Path(path).resolve().parent
-    if not folder.is_dir():
-        raise ValueError(f"there is no folder {folder} for {path}.")
-    if Path(path).is_dir():
-        raise ValueError(f"{path} is a folder; expected a file.")
-    if not os.access(folder, os.W_OK):
-        raise ValueError(f"cannot write {path}: the folder {folder} is read-only.")
+    if path is not None:
+        from gmmx import _files
+
+        _files.check_place(path)
 
 
-def write(columns: Mapping[str, Any], path: str | None) -> None:
+def typed(frame: pl.DataFrame) -> pl.DataFrame:
+    """With columns of text as numbers, if all of their cells are."""
+    return frame.with_columns(
+        column
+        for name in frame.columns
+        if frame[name].dtype == pl.String and (column := text.numbers(frame[name])) is not None
+    )
+
+
+def write(frame: pl.DataFrame, path: str | None) -> None:
     """Write columns to a file, or as CSV to the standard output."""
-    frame = pl.DataFrame({name: np.asarray(column) for name, column in columns.items()})
     buffer = io.BytesIO()
     match Path(path or ".csv").suffix.lower() or ".csv":
         case ".parquet":
-            frame.write_parquet(buffer)
+            typed(frame).write_parquet(buffer)
         case ".npy":
-            values = np.stack([np.asarray(column) for column in columns.values()], axis=1)
-            np.save(buffer, values[:, 0] if len(columns) == 1 else values, allow_pickle=False)
+            values = typed(frame).to_numpy()
+            if values.dtype == object:
+                raise ValueError(f"{path}: an array holds no text. Write to .csv or .parquet.")
+            np.save(buffer, values[:, 0] if frame.width == 1 else values, allow_pickle=False)
         case ".tsv":
             frame.write_csv(buffer, separator="\t")
         case _:
