@@ -414,7 +414,7 @@ MISTAKES = {
     "empty": ("", "is empty"),
     "no rows": ("a,b\n", "has no rows"),
     "too few": ("a,b\n1,2\n", "1 samples, fewer than the 2 components"),
-    "not text": ("a,b\n\udcff\udcfe,1\n", "cannot be read as CSV"),
+    "not text": ("a,b\n\udcff\udcfe,1\n", "cannot be read as CSV: it is not in UTF-8"),
 }
 
 
@@ -453,6 +453,13 @@ def test_the_format_of_a_text_file_is_found_out(gmmx_, model, tmp_path, which):
     # What was said can be given.
     again = gmmx_("score", "m.safetensors", path, "--json", *shlex.split(said))
     assert json.loads(ok(again)) == report
+
+
+def test_utf_16_is_read(gmmx_, model, tmp_path):
+    path = tmp_path / "excel.txt"
+    path.write_text("height\twidth\tgröße\n1,5\t2\tx\n3\t4\ty\n", encoding="utf-16")
+    report = json.loads(ok(gmmx_("score", "m.safetensors", path, "--json")))
+    np.testing.assert_allclose(report["log_likelihood"], model.score([[1.5, 2], [3, 4]]))
 
 
 def test_the_format_of_a_text_file_may_be_given(gmmx_, model, tmp_path):

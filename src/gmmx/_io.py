@@ -232,7 +232,8 @@ def _check_factors(gmm: GaussianMixture) -> None:
     """Refuse finite leaves of which no log-density can be computed."""
     factors, means = np.asarray(_factors(gmm)), np.asarray(gmm.means)
     diagonal = factors if factors.ndim == 2 else np.diagonal(factors, axis1=1, axis2=2)
-    good = np.isfinite(factors).reshape(len(factors), -1).all(1) & (diagonal > 0).all(1)
+    good = np.isfinite(factors.reshape(len(factors), -1)).all(axis=1)
+    good = np.logical_and(good, (diagonal > 0).all(axis=1))
     if not good.all():
         which = f"of component {int(np.argmin(good))}" if len(good) > 1 else "of the components"
         raise ValueError(

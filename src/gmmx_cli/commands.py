@@ -24,8 +24,8 @@ app = typer.Typer(
     name="gmmx",
     help="Fit Gaussian mixtures to data, select among them, and use them.",
     epilog="DATA is a .csv, .tsv, .txt, .parquet, .npy or .npz file, or - for CSV from the "
-    "standard input. Results go to the standard output, progress and messages to the standard error. "
-    "Compiled programs are kept in a cache folder, so that later commands start faster.",
+    "standard input. Results go to the standard output, progress and messages to the standard "
+    "error. Compiled programs are kept in a cache folder, so that later commands start faster.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -1,5 +1,6 @@
 """Delimited text: its separator, its decimal sign and its first row are found out."""
 
+import codecs
 import csv
 import re
 import shlex
@@ -26,6 +27,9 @@ def read(
     - `separator`, `decimal`: None to find out.
     - `usual`: the separator where nothing speaks for another.
     """
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        # As Excel writes text.
+        content = content.decode("utf-16", "replace").encode()
     try:
         found = separator or _separator(content, usual)
         if found == " ":
@@ -67,6 +71,8 @@ def _reason(error: Exception) -> str:
     text = str(error).split("\n")[0]
     if "more fields" in text:
         return "a row has more fields than the first row."
+    if "utf-8" in text:
+        return "it is not in UTF-8. Save it with this encoding."
     return text
 
 
