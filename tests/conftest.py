@@ -119,6 +119,25 @@ STRUCTURES = {
 }
 
 
+# Files whose subject is not how the engine rounds. Compiling is most of their time.
+COMPILED_QUICKLY = {
+    "test_algebra", "test_cache", "test_cli", "test_divergences",
+    "test_implicit", "test_initialize", "test_interop", "test_io",
+    "test_modules", "test_pathwise", "test_plot", "test_posterior", "test_restarts", "test_rows",
+    "test_scores", "test_select", "test_sklearn_checks", "test_sklearn_estimator",
+    "test_structures", "test_summary", "test_usage",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_files(request):
+    if request.module.__name__ not in COMPILED_QUICKLY:
+        yield
+        return
+    with quick_programs():
+        yield
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _forget_programs():
     """Each compiled program keeps memory maps, of which a process may have 65,530 on Linux."""
@@ -167,6 +186,24 @@ def optax_promotion():
     """Optax raises Python floats to integer powers, which strict promotion refuses."""
     with jax.numpy_dtype_promotion("standard"):
         yield
+
+
+# What makes compiling three times as quick for a program that is run once.
+QUICK = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+    "xla_cpu_use_fusion_emitters": False,
+    "xla_cpu_parallel_codegen_split_count": 1,
+}
+
+
+def quickly(fn: Callable) -> Callable:
+    """`jax.jit(fn)` for what is compiled to be run once."""
+    try:
+        jax.jit(lambda: 0, compiler_options=QUICK)()
+    except jax.errors.JaxRuntimeError:  # an older XLA, which lacks an option
+        return jax.jit(fn)
+    return jax.jit(fn, compiler_options=QUICK)
 
 
 @contextlib.contextmanager

@@ -589,6 +589,7 @@ _MODELS = [
         ),
         lambda p, structure, rng, n: (points(p, rng, 1)[0, GIVEN],),
         keeps=ALL,
+        rounding=8,  # G(x − μ) is a sum
     ),
     Operation(
         "affine",

@@ -270,7 +270,6 @@ def test_a_component_of_no_weight_is_merged_first():
         (lambda g: g.marginal([1, -3]), "names a feature twice"),
         (lambda g: g.marginal([True, False]), "one entry a feature"),
         (lambda g: g.marginal([]), "one or more feature numbers"),
-        (lambda g: g.marginal(0), "one or more feature numbers"),
         (lambda g: g.marginal([0.5]), "one or more feature numbers"),
         (lambda g: jax.jit(lambda i: g.marginal(i))(jnp.arange(2)), "indices is traced"),
         (lambda g: g.condition([0, 1, 2, 3], np.zeros(4)), "log_prob"),

@@ -4,10 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pandas
 import pytest
+import scipy.sparse
 
 import gmmx
 from gmmx import EMFitter, GaussianMixture, GradientFitter, Restarts
+from gmmx._checks import as_key
 from gmmx._components import check_mixture
 
 X = np.random.default_rng(0).normal(size=(20, 3))
@@ -44,7 +47,13 @@ BAD_DATA = {
     "three axes": (X[None], ["(1, 20, 3)", "(n_samples, n_features)"]),
     "a number": (3.0, ["()", "(n_samples, n_features)"]),
     "text": (np.array([["a", "b", "c"]] * 20), ["dtype", "numbers"]),
-    "objects": (np.array([["a", None, 1]] * 20, object), ["not numbers", "columns"]),
+    "objects": (np.array([["a", None, 1]] * 20, object), ["missing", "row 0"]),
+    "masked": (np.ma.masked_greater(X, 1.9), ["missing values", "Drop"]),
+    "sparse": (scipy.sparse.csr_array(X), ["sparse csr_array", "toarray"]),
+    "pandas.NA": (
+        pandas.DataFrame(X, columns=list("abc")).astype("Float64").mask(X > 1.9),
+        ["missing values", "Drop"],
+    ),
     "complex": (X + 1j, ["complex", "real"]),
 }
 
@@ -117,6 +126,118 @@ def test_sample_weights(gmm, which):
             call()
         for word in ["weights", *words]:
             assert word in str(error.value), error.value
+
+
+def test_masked_weights(gmm):
+    weights = np.ma.masked_equal(np.arange(20.0), 3)
+    with pytest.raises(ValueError, match="weights holds 1 missing values"):
+        EMFitter().fit(X, gmm, weights=weights)
+
+
+def test_any_byte_order_and_masks_of_nothing(gmm):
+    """As FITS files and `numpy.ma` give them."""
+    wanted = gmm.log_prob(X)
+    for x in (X.astype(">f8"), X.astype("<f8"), np.ma.array(X)):
+        np.testing.assert_array_equal(gmm.log_prob(x), wanted)
+
+
+def test_what_a_fit_starts_from(gmm):
+    """A mixture, or a number of components; a constructor without leaves says what to call."""
+    by_number = EMFitter(max_iter=2, tol=0)
+    with pytest.warns(gmmx.FitWarning):
+        found = by_number.fit(X, 2)
+    with pytest.warns(gmmx.FitWarning):
+        wanted = by_number.fit(X, gmmx.initialize(X, 2))
+    np.testing.assert_array_equal(found.gmm.means, wanted.gmm.means)
+    for start in (None, "3", 3.0, True):
+        with pytest.raises(ValueError, match=r"fit\(x, 3\)"):
+            EMFitter().fit(X, start)
+    for settings in ({"n_components": 3}, {"logits": 3}):
+        with pytest.raises(TypeError, match=r"EMFitter\(\)\.fit"):
+            GaussianMixture(**settings)
+
+
+def test_keys(gmm):
+    """Here, annotations are checked before `sample` asks for a key."""
+    with pytest.raises(ValueError, match=r"key=0; expected .*jax\.random\.key\(0\)"):
+        as_key(0)
+    raw = jax.random.PRNGKey(1)
+    np.testing.assert_array_equal(gmm.sample(3, key=raw), gmm.sample(3, key=jax.random.key(1)))
+
+
+@pytest.mark.parametrize("reg_covar", [-1.0, np.nan, np.inf, "a", [1e-6, -1e-6, 0]])
+def test_floors_that_are_none(gmm, reg_covar):
+    for use in (
+        lambda: EMFitter(reg_covar=reg_covar),
+        lambda: GradientFitter(reg_covar=reg_covar),
+        lambda: gmmx.initialize(X, 2, reg_covar=reg_covar),
+        lambda: GaussianMixture.from_responsibilities(X, np.ones((20, 1)), reg_covar=reg_covar),
+    ):
+        with pytest.raises(ValueError, match="reg_covar"):
+            use()
+
+
+def test_a_stack_says_so(gmm):
+    stack = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), gmm)
+    for use in (
+        lambda: stack.n_components,
+        lambda: stack.n_features,
+        lambda: stack.mean(),
+        lambda: stack.covariance(),
+        lambda: stack.n_parameters,
+        lambda: stack.predict(X),
+        lambda: stack.sample(3),
+    ):
+        with pytest.raises(ValueError, match="stack of mixtures"):
+            use()
+
+
+def test_one_feature_by_its_number(gmm):
+    np.testing.assert_array_equal(gmm.marginal(1).means, gmm.marginal([1]).means)
+    np.testing.assert_array_equal(
+        gmm.condition(1, X[:, 1]).means, gmm.condition([1], X[:, 1:2]).means
+    )
+    np.testing.assert_array_equal(gmm.condition(-1, 0.5).means, gmm.condition([2], [0.5]).means)
+
+
+@pytest.mark.parametrize("size", [1e10, 1e20, 1e38])
+def test_points_whose_squares_overflow(structure, size):
+    """The component that is nearest in the limit, and finite gradients."""
+    mixture, wide = (structure.mixture(3, 2, dtype) for dtype in (np.float32, np.float64))
+    direction = np.array([0.8, -0.6])
+    wanted = int(wide.predict(direction * 1e6))
+    x = jnp.asarray(direction * size, jnp.float32)
+    # Along a ray only Λ counts. Where components share it, their means do, which are lost here.
+    if structure.name != "tied":
+        assert mixture.predict(x) == wanted
+        assert mixture.predict_proba(x)[wanted] == 1
+    assert mixture.log_prob(x) < -1e18
+    for argument in (0, 1):
+        gradient = jax.grad(lambda g, x: g.log_prob(x), argument)(mixture, x)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+def test_derivatives_at_the_edge_of_the_simplex(structure):
+    """Those of the components that are there, as if the others were not mentioned."""
+    _, means, covariances = structure.parameters(3, 2)
+    x = jnp.asarray([0.3, -0.2])
+
+    def log_prob(weights):
+        mixture = GaussianMixture.from_parameters(weights, means, covariances, structure.name)
+        return mixture.log_prob(x)
+
+    found = jax.grad(log_prob)(jnp.array([0.0, 0.25, 0.75]))
+    wanted = jax.grad(log_prob)(jnp.array([1e-14, 0.25, 0.75]))
+    assert found[0] == 0
+    np.testing.assert_allclose(found[1:], wanted[1:], rtol=1e-9)
+
+    def of_responsibilities(z):
+        data = jnp.asarray(np.random.default_rng(0).normal(size=(20, 2)))
+        members = jnp.stack([jnp.zeros(20), z, 1 - z], axis=1)
+        fitted = GaussianMixture.from_responsibilities(data, members, structure.name)
+        return fitted.log_prob(x)
+
+    assert np.isfinite(jax.grad(of_responsibilities)(jnp.linspace(0.1, 0.9, 20))).all()
 
 
 def test_integers_are_converted(gmm):

@@ -159,7 +159,7 @@ def test_every_way_takes_the_same_moments(structure, k, d, weighted):
             own = Rows.of(x, weights, only, flat)
             own_form = Form.of(gmm, own.frame)
             one, _ = expect(own_form, own, weights, only, jnp.asarray(way, jnp.int32))
-            models.append(maximise(gmm, own_form, one, own.frame, jnp.asarray(1e-3)))
+            models.append(maximise(gmm, own_form, one, own.frame, jnp.full(d, 1e-3)))
         return moments, sizes, models
 
     moments, sizes, models = by_all(gmm, x, weights)
@@ -233,15 +233,52 @@ def test_an_empty_component_is_named(structure, blobs):
 
 
 @pytest.mark.parametrize("covariance_type", ["full", "diag", "spherical"])
-def test_a_singular_covariance_raises(blobs, covariance_type):
+def test_a_collapse_loses_nothing_and_is_named(blobs, covariance_type):
     """A component on equal points, with nothing added to its variances."""
     x = np.concatenate([blobs, np.full((20, 3), 50.0)])
     gmm = gmmx.initialize(x, 4, covariance_type)
-    with pytest.raises(gmmx.FitError, match="reg_covar") as error:
-        EMFitter(reg_covar=0).fit(x, gmm)
-    result = error.value.result
-    assert result.status == Status.singular_covariance and not result.converged
-    assert np.isfinite(result.gmm.log_prob(x)).all()
+    with pytest.warns(gmmx.FitWarning, match="no cluster"):
+        result = EMFitter(reg_covar=0).fit(x, gmm)
+    assert result.converged and result.status == Status.spurious_component
+    alone = int(np.argmax(result.gmm.means[:, 0]))
+    np.testing.assert_array_equal(np.flatnonzero(result.spurious), [alone])
+    np.testing.assert_allclose(result.gmm.means[alone], 50)
+    # The other components are those of the other samples.
+    rest = EMFitter(reg_covar=0).fit(blobs, gmmx.initialize(blobs, 3, covariance_type))
+    means = np.delete(np.asarray(result.gmm.means), alone, axis=0)
+    order, wanted = np.argsort(means[:, 0]), np.sort(np.asarray(rest.gmm.means), axis=0)
+    np.testing.assert_allclose(means[order][:, 0], wanted[:, 0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_components_that_collapse_do_not_end_a_fit(dtype):
+    """A start far from the data, whose components hold a few samples each in many dimensions."""
+    x = np.random.default_rng(0).normal(size=(4000, 16)).astype(dtype)
+    gmm = gmmx.GaussianMixture.create(32, 16, dtype=dtype)
+    with pytest.warns(gmmx.FitWarning):
+        result = EMFitter(max_iter=30).fit(x, gmm)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result.gmm.structure))
+    assert np.asarray(result.history[-1]) > np.asarray(result.history[0])
+    few = np.asarray(result.gmm.weights) * len(x) < 16
+    assert np.all(np.asarray(result.spurious)[few & (np.asarray(result.gmm.weights) > 0)])
+
+
+def test_the_floor_is_a_part_of_the_variances(blobs):
+    """In any units; or it is what the user gives."""
+    units = np.array([1e-6, 1.0, 1e5])
+    for reg_covar in (1e-2, 0.3 * units**2):
+        start = gmmx.initialize(blobs * units, 1, reg_covar=reg_covar)
+        result = EMFitter(reg_covar=reg_covar).fit(blobs * units, start)
+        floor = reg_covar * (blobs * units).var(axis=0) if np.ndim(reg_covar) == 0 else reg_covar
+        wanted = np.cov((blobs * units).T, ddof=0) + np.diag(floor)
+        for gmm in (start, result.gmm):
+            np.testing.assert_allclose(gmm.covariances[0], wanted, rtol=1e-10)
+        np.testing.assert_allclose(result.floor, floor, rtol=1e-12)
+
+
+def test_a_floor_of_another_number_of_features_is_refused(blobs):
+    with pytest.raises(ValueError, match="one variance for each feature"):
+        EMFitter(reg_covar=np.ones(2)).fit(blobs, gmmx.initialize(blobs, 2))
 
 
 def test_a_start_of_nan_raises(blobs):
@@ -271,7 +308,7 @@ def test_fit_under_jit_is_the_eager_fit(structure, blobs):
     traced = jax.jit(lambda x, gmm: fitter.fit(x, gmm))(x, gmm)
     assert traced.history.shape == (200,)
     n = int(eager.n_iter)
-    assert traced.n_iter == n and np.isnan(traced.history[n:]).all()
+    assert traced.n_iter == n and np.isneginf(traced.history[n:]).all()
     scale = 1e2 * np.finfo(x.dtype).eps
     np.testing.assert_allclose(traced.history[:n], eager.history, rtol=scale)
     for a, b in zip(jax.tree.leaves(traced.gmm), jax.tree.leaves(eager.gmm), strict=True):

@@ -225,6 +225,24 @@ def test_settings_are_swept_under_vmap(x, gmm):
         np.testing.assert_allclose(together.log_likelihood[i], alone.log_likelihood, rtol=1e-12)
 
 
+@pytest.fixture
+def debug_nans():
+    jax.config.update("jax_debug_nans", True)
+    yield
+    jax.config.update("jax_debug_nans", False)
+
+
+@pytest.mark.usefixtures("debug_nans")
+@pytest.mark.parametrize(
+    "fitter", [EMFitter(), GradientFitter(max_iter=500), gmmx.Restarts(EMFitter(), 2)], ids=repr
+)
+def test_a_good_fit_computes_no_nan(x, fitter):
+    def fit(x):
+        return fitter.fit(x, gmmx.initialize(x, K)).log_likelihood
+
+    np.testing.assert_allclose(fit(x), jax.jit(fit)(x), rtol=1e-6)
+
+
 def test_vmap_equals_the_loop():
     """Over 100 data sets, over 20 starts, and over both."""
     rng = np.random.default_rng(0)

@@ -59,7 +59,7 @@ def test_regularisation_means_the_same(structure, blobs):
     """Both trainers end at one model, though ε is as large as the variances."""
     # In units that differ, as the gradient's standardisation must not matter.
     units = np.array([1.0, 3.0, 0.5])
-    x, reg_covar = blobs * units, 0.7
+    x, reg_covar = blobs * units, np.full(3, 0.7)
     gmm = gmmx.initialize(x, 3, structure.name)
     by_em = EMFitter(tol=1e-13, max_iter=500, reg_covar=reg_covar).fit(x, gmm)
     by_gradient = quiet(tight(reg_covar=reg_covar), x, gmm)
@@ -119,14 +119,14 @@ def test_early_stopping_on_held_out_rows(structures):
     x, fresh = everything[:120], everything[120:]
     gmm = structures["full"].mixture(12, 3)
     greedy = quiet(GradientFitter(max_iter=1000), x, gmm)
-    careful = GradientFitter(validation_fraction=0.3, max_iter=1000).fit(x, gmm)
+    careful = quiet(GradientFitter(validation_fraction=0.3, max_iter=1000), x, gmm)
     assert careful.converged
     assert careful.gmm.score(fresh) > greedy.gmm.score(fresh) + 0.1
     assert careful.gmm.score(fresh) > gmm.score(fresh) + 0.1
     assert careful.log_likelihood < greedy.log_likelihood
     # Which rows are held out is drawn by the key, and by nothing else.
     same, other = (
-        GradientFitter(validation_fraction=0.3, max_iter=1000).fit(x, gmm, key=jax.random.key(i))
+        quiet(GradientFitter(validation_fraction=0.3, max_iter=1000), x, gmm, key=jax.random.key(i))
         for i in (0, 1)
     )
     np.testing.assert_array_equal(same.gmm.means, careful.gmm.means)
@@ -162,9 +162,9 @@ def test_units_do_not_matter(blobs, covariance_type):
     units, offset = 1e3, np.array([1e4, 0, -1e4])
     moved = blobs * units + offset
     results = []
-    for x, reg_covar in ((blobs, 1e-6), (moved, 1e-6 * units**2)):
-        gmm = gmmx.initialize(x, 3, covariance_type, reg_covar=reg_covar)
-        results.append(quiet(GradientFitter(max_iter=60, reg_covar=reg_covar), x, gmm))
+    for x in (blobs, moved):
+        gmm = gmmx.initialize(x, 3, covariance_type)
+        results.append(quiet(GradientFitter(max_iter=60), x, gmm))
     here, there = results
     np.testing.assert_allclose(
         there.log_likelihood + 3 * np.log(units), here.log_likelihood, rtol=1e-6
@@ -181,6 +181,32 @@ def test_a_rate_too_high_is_not_converged(blobs):
     assert result.status == Status.non_finite and not result.converged
     assert result.log_likelihood >= gmm.score(blobs) - 1e-9
     assert np.isfinite(result.gmm.log_prob(blobs)).all()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"optimizer": optax.adam(-0.05)},
+        {"learning_rate": 5.0},
+        {"optimizer": optax.sgd, "learning_rate": 0.0},
+    ],
+    ids=["uphill", "too fast", "at rest"],
+)
+def test_not_to_have_improved_is_not_to_have_converged(blobs, settings):
+    start = gmmx.initialize(blobs, 3, method="random")
+    with pytest.warns(gmmx.FitWarning, match="no optimum"):
+        result = GradientFitter(**settings).fit(blobs, start)
+    assert result.status == Status.stalled and not result.converged
+
+
+def test_a_start_that_is_an_optimum_has_converged(blobs):
+    start = EMFitter(tol=1e-9, max_iter=1000).fit(blobs, gmmx.initialize(blobs, 3)).gmm
+    assert GradientFitter().fit(blobs, start).converged
+
+
+def test_an_optimiser_with_parameters_of_its_own_is_refused(blobs):
+    with pytest.raises(ValueError, match="lookahead"):
+        GradientFitter(optax.lookahead(optax.sgd(0.1), 5, 0.5)).fit(blobs, 3)
 
 
 def test_fit_under_jit_is_the_eager_fit(blobs):

@@ -145,7 +145,7 @@ def test_from_responsibilities_is_one_m_step(structure, blobs):
     z = rng.dirichlet(np.ones(3), size=len(blobs))
     weights = rng.exponential(size=len(blobs))
     gmm = gmmx.GaussianMixture.from_responsibilities(
-        blobs, z, structure.name, weights=weights, reg_covar=0.01
+        blobs, z, structure.name, weights=weights, reg_covar=np.full(3, 0.01)
     )
     r = z * weights[:, None]
     means = r.T @ blobs / r.sum(0)[:, None]

@@ -20,7 +20,7 @@ LAYERS = [
     "gmmx._components",
     "gmmx._engine",
     """gmmx._algebra gmmx._criteria gmmx._divergences gmmx._pathwise gmmx._sampling
-    gmmx._scores""",
+    gmmx._scores gmmx._summary""",
     "gmmx._mixture",
     "gmmx._batch",
     "gmmx._fit gmmx._init gmmx._posterior",

@@ -2,8 +2,10 @@
 
 import warnings
 
+import equinox as eqx
 import jax
 import numpy as np
+import optax
 import pytest
 
 import gmmx
@@ -58,11 +60,26 @@ def test_a_start_that_fails_is_passed_over(many):
 
 
 def test_where_all_starts_fail_it_says_so(many):
-    """Nine distinct points cannot hold nine components of their own variance."""
-    x = np.repeat(many[::30], 30, axis=0)
-    start = gmmx.initialize(x, 9)
+    start = gmmx.initialize(many, 9)
     with pytest.raises(gmmx.FitError):
-        Restarts(EMFitter(reg_covar=0), 3).fit(x, start)
+        Restarts(gmmx.GradientFitter(optax.sgd(1e30)), 3).fit(many, start)
+
+
+def test_a_collapse_is_not_kept():
+    """The likeliest start has a component on two equal points; a sound one is kept."""
+    x = np.random.default_rng(0).normal(size=(200, 2))
+    x[0] = x[1]
+    broad = gmmx.initialize(x, 2)
+    on_a_point = eqx.tree_at(lambda g: g.means, broad, broad.means.at[0].set(x[0]))
+    leaf = on_a_point.structure.log_cholesky
+    narrow = leaf.at[0].set(9 * np.eye(2))
+    on_a_point = eqx.tree_at(lambda g: g.structure.log_cholesky, on_a_point, narrow)
+    fitter = EMFitter(tol=1e-6, max_iter=2000)
+    with pytest.warns(gmmx.FitWarning, match="no cluster"):
+        alone = fitter.fit(x, on_a_point)
+    result = Restarts(fitter, 4).fit(x, on_a_point)
+    assert alone.log_likelihood > result.log_likelihood
+    assert alone.spurious[0] and not result.spurious.any()
 
 
 def test_the_key_draws_the_starts():

@@ -4,6 +4,7 @@ import warnings
 
 import jax
 import numpy as np
+import optax
 import pytest
 from sklearn.datasets import load_iris
 from sklearn.mixture import GaussianMixture as SklearnMixture
@@ -37,7 +38,7 @@ def starts(x, covariance_type, k, weights=None):
     keys = jax.random.split(jax.random.key(0), 1)
     clusters = internals._clusters(max(SIZES), x, jax.numpy.int32(k), weights, keys)
     clusters = jax.tree.map(lambda leaf: leaf[0], clusters)
-    floor = jax.numpy.asarray(1e-6, x.dtype)
+    floor = jax.numpy.asarray(FITTER.reg_covar, x.dtype)
     padded = clusters.fit(gmmx.GaussianMixture, structure, floor)
     return padded, internals.trim(padded, k)
 
@@ -128,27 +129,51 @@ def test_weights_count_samples(blobs):
     assert np.abs(best.gmm.means).max() < 20
     log_prob = np.asarray(best.gmm.log_prob(x))[1::2]
     np.testing.assert_allclose(best.log_likelihood, log_prob.mean(), rtol=1e-10)
-    bic = best.n_parameters * np.log(300) - 2 * 300 * log_prob.mean()
+    bic = best.n_parameters * np.log(150) - 2 * log_prob.sum()
     np.testing.assert_allclose(best.bic, bic, rtol=1e-10)
+    for name in ("bic", "icl", "aic"):
+        value = getattr(best.gmm, name)(x, weights=weights)
+        np.testing.assert_allclose(getattr(best, name), value, rtol=1e-10)
+        np.testing.assert_allclose(getattr(best.gmm, name)(x[1::2]), value, rtol=1e-10)
+    np.testing.assert_allclose(best.gmm.score(x, weights=weights), log_prob.mean(), rtol=1e-10)
 
 
-def test_a_fit_that_fails_loses_no_other():
-    """Five distinct points hold at most so many components of positive variance."""
+def test_a_collapse_is_never_the_best():
+    """Components that stand on one point each are likelier, and are no clusters."""
     x = np.repeat(np.random.default_rng(0).normal(size=(5, 2)), 20, axis=0)
-    with pytest.warns(gmmx.FitWarning, match="fits failed: full 4") as record:
-        chosen = gmmx.select(x, [1, 4], "full", fitter=EMFitter(reg_covar=0))
+    chosen = gmmx.select(x, [1, 4], "full", fitter=EMFitter(reg_covar=0))
+    sound, collapsed = chosen.candidates
+    assert collapsed.spurious and collapsed.bic < sound.bic
+    assert chosen.best is sound and not sound.spurious
+    assert "spurious component" in str(chosen)
+    # Where there is no other, it is.
+    assert gmmx.select(x, [4], "full", fitter=EMFitter(reg_covar=0)).best.spurious
+
+
+def test_fits_that_fail(blobs):
+    """They are told of once, have no criteria, and none of them is best."""
+    fitter = gmmx.GradientFitter(optax.sgd(1e30))
+    with pytest.warns(gmmx.FitWarning, match="2 of 2 fits failed: full 2, full 3") as record:
+        none = gmmx.select(blobs, [2, 3], "full", fitter=fitter)
     assert len(record) == 1
-    good, failed = chosen.candidates
-    assert good.converged and failed.status == "singular_covariance" and failed.failed
-    assert np.isnan([failed.bic, failed.icl, failed.aic, failed.log_likelihood]).all()
-    assert np.isfinite(np.asarray(failed.gmm.means)).all()
-    assert chosen.best is good
-    assert "singular covariance" in str(chosen)
-    with pytest.warns(gmmx.FitWarning):
-        none = gmmx.select(x, [4], "full", fitter=EMFitter(reg_covar=0))
+    for failed in none.candidates:
+        assert failed.failed and failed.status == "non_finite"
+        assert np.isnan([failed.bic, failed.icl, failed.aic, failed.log_likelihood]).all()
+        assert np.isfinite(np.asarray(failed.gmm.means)).all()
     with pytest.raises(ValueError, match="every fit failed"):
         _ = none.best
     assert "*" not in str(none) and "<table>" in none._repr_html_()
+
+
+def test_interrupted_it_gives_back_the_fits_made(blobs):
+    def stop(candidate):
+        if candidate.n_components == 2:
+            raise KeyboardInterrupt
+
+    with pytest.warns(gmmx.FitWarning, match="interrupted after 2 of 4 fits"):
+        chosen = gmmx.select(blobs, SIZES, "full", callback=stop)
+    assert [c.n_components for c in chosen.candidates] == [1, 2]
+    assert chosen.best.n_components == 2
 
 
 def test_more_starts_are_never_worse(blobs):
@@ -213,7 +238,7 @@ def test_the_table(selection):
     assert [line[0] for line in lines].count("*") == 2  # the best, and what the mark means
     assert lines[0].split()[0] == "covariance" and len(lines) == len(SIZES) * 4 + 3
     html = selection._repr_html_()
-    assert html.count("<tr") == len(SIZES) * 4 + 1 and html.count("bold") == 1
+    assert html.count("<tr") == len(SIZES) * 4 + 1 and html.count("*") == 2
 
 
 def test_candidates_are_handed_on_as_they_are_done(blobs):

@@ -89,7 +89,9 @@ def test_em_follows_step_by_step(case):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tol=0 never converges
         sequel.fit(x)
-        result = gmmx.EMFitter(tol=0, max_iter=steps, reg_covar=REG_COVAR).fit(x, ours)
+        result = gmmx.EMFitter(tol=0, max_iter=steps, reg_covar=np.full(x.shape[1], REG_COVAR)).fit(
+            x, ours
+        )
     lower_bounds = np.asarray(sequel.lower_bounds_)
     assert len(lower_bounds) == len(result.history) == steps
     np.testing.assert_allclose(result.history, lower_bounds, rtol=1e-8, atol=1e-8)

@@ -18,8 +18,10 @@ def model(arrays, options):
     return gmmx.GaussianMixture.from_parameters(*parameters, options["covariance_type"])
 
 
-def fitter(options):
-    return gmmx.EMFitter(tol=0, max_iter=options["iterations"], reg_covar=options["reg_covar"])
+def fitter(options, n_features):
+    # In the squared units of the data, as the other libraries have it.
+    reg_covar = np.full(n_features, options["reg_covar"])
+    return gmmx.EMFitter(tol=0, max_iter=options["iterations"], reg_covar=reg_covar)
 
 
 def parameters_of(gmm):
@@ -32,7 +34,7 @@ def parameters_of(gmm):
 
 def train(arrays, options):
     start, x = model(arrays, options), jnp.asarray(arrays["x"])
-    fit = fitter(options).fit
+    fit = fitter(options, x.shape[1]).fit
     if options.get("jit"):
         fit = eqx.filter_jit(fit)
 
@@ -53,7 +55,8 @@ def predict(arrays, options):
 
 
 def many(arrays, options):
-    x, em = jnp.asarray(arrays["x"]), fitter(options)
+    x = jnp.asarray(arrays["x"])
+    em = fitter(options, x.shape[1])
     starts = jax.vmap(gmmx.GaussianMixture.from_parameters)(
         *(jnp.asarray(arrays[name]) for name in ("weights", "means", "covariances"))
     )

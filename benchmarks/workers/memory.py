@@ -58,7 +58,11 @@ def start(x, k):
 
 def main(n, d, k, steps, where):
     work = {
-        "fit": lambda x, gmm: gmmx.EMFitter(tol=0, max_iter=steps, reg_covar=1e-3).fit(x, gmm).gmm,
+        "fit": lambda x, gmm: (
+            gmmx.EMFitter(tol=0, max_iter=steps, reg_covar=np.full(x.shape[1], 1e-3))
+            .fit(x, gmm)
+            .gmm
+        ),
         "predict": lambda x, gmm: gmm.predict(x),
         "score": lambda x, gmm: gmm.score(x),
     }

@@ -118,7 +118,7 @@ class MixtureBatch(eqx.Module):
         self, n_samples: int, *, key: PRNGKeyArray | None = None
     ) -> Float[Array, "*batch n d"]:
         """Draws from each mixture; the key is `jax.random.key(0)` by default."""
-        keys = jax.random.split(jax.random.key(0) if key is None else key, self.shape)
+        keys = jax.random.split(_checks.as_key(key), self.shape)
         return self.map(lambda gmm, key: gmm.sample(n_samples, key=key), keys)
 
 

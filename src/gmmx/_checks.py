@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 # Numbers up to which a check on the host takes less time than to compile one for their shape.
 _ON_HOST = 2**22
@@ -72,7 +72,7 @@ def as_floating(value: Any, name: str, dtype: Any = None, *, of_numbers: Any = N
     if dtype is None and type(value) in (int, float):
         dtype = of_numbers
     if not isinstance(value, jax.Array):
-        value = np.asarray(value)
+        value = _as_numpy(value, name)
         if value.dtype == object:
             try:
                 value = value.astype(float)
@@ -101,6 +101,30 @@ def as_floating(value: Any, name: str, dtype: Any = None, *, of_numbers: Any = N
             )
         value = narrowed
     return jnp.asarray(value, dtype)
+
+
+def _as_numpy(value: Any, name: str) -> np.ndarray:
+    """A NumPy array of the machine's byte order; what says that values are missing is heard."""
+    if hasattr(value, "toarray") and hasattr(value, "nnz"):
+        raise ValueError(
+            f"{name} is a sparse {type(value).__name__}; expected a dense array. Pass "
+            f"{name}.toarray(), or fewer features."
+        )
+    missing = np.ma.getmaskarray(value) if isinstance(value, np.ma.MaskedArray) else None
+    array = np.asarray(value)
+    if array.dtype == object:
+        missing = np.vectorize(_is_missing, otypes=[bool])(array)
+    if missing is not None and missing.any():
+        raise ValueError(
+            f"{name} holds {int(missing.sum())} missing values, the first in row "
+            f"{int(np.argwhere(missing)[0][0])}. Drop those rows, or fill in the values first."
+        )
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _is_missing(value: Any) -> bool:
+    """None and pandas.NA, which alone is not equal to itself in a way that is not a truth."""
+    return value is None or type(value).__name__ in ("NAType", "NaTType")
 
 
 def check_finite(value: Array, name: str) -> None:
@@ -164,27 +188,39 @@ def check_data(x: Any, n_components: int, n_features: int | None = None) -> Floa
     return x
 
 
-def check_weights(
-    weights: Any, n: int, dtype: Any, name: str = "weights"
-) -> Float[Array, " n"] | None:
-    """Sample weights: one non-negative number for each row, scaled to a mean of one."""
-    if weights is None:
-        return None
+def as_weights(
+    weights: Any, shape: tuple[int, ...], dtype: Any, name: str = "weights"
+) -> Float[Array, "*batch"]:
+    """How often each sample counts: finite, not negative, and not all zero."""
     weights = as_floating(weights, name, dtype)
-    if weights.shape != (n,):
+    if weights.shape != shape:
         raise ValueError(
-            f"{name} has shape {weights.shape}; expected one weight for each sample, ({n},)."
+            f"{name} has shape {weights.shape}; expected one weight for each sample, {shape}."
         )
     check_finite(weights, name)
-    concrete, xp = is_concrete(weights), array_module(weights)
+    if not is_concrete(weights):
+        return weights
+    xp = array_module(weights)
     values = xp.asarray(weights)
-    if concrete and bool(xp.any(values < 0)):
+    if bool(xp.any(values < 0)):
         raise ValueError(
             f"{name} holds negative values, the least {float(values.min()):g}. A weight says how "
             "often a sample counts: it is zero or positive."
         )
-    if concrete and not bool(xp.any(values > 0)):
+    if not bool(xp.any(values > 0)):
         raise ValueError(f"{name} is all zero: no sample counts.")
+    return weights
+
+
+def check_weights(
+    weights: Any, n: int, dtype: Any, name: str = "weights"
+) -> Float[Array, " n"] | None:
+    """Sample weights of a fit, of which only the ratios matter: scaled to a mean of one."""
+    if weights is None:
+        return None
+    weights = as_weights(weights, (n,), dtype, name)
+    xp = array_module(weights)
+    values = xp.asarray(weights)
     # Divided by the largest first, so that neither huge nor tiny weights overflow the sum.
     values = values / xp.max(values)
     return jnp.asarray(values / xp.mean(values), weights.dtype)
@@ -195,6 +231,29 @@ def check_count(value: Any, name: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise ValueError(f"{name}={value!r}; expected a positive integer.")
     return int(value)
+
+
+def check_floor(reg_covar: Any) -> None:
+    """`reg_covar`: finite and not negative, where Python can see it."""
+    if not is_concrete(reg_covar):
+        return
+    try:
+        values = np.asarray(reg_covar, np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"reg_covar={reg_covar!r}; expected a number.") from error
+    if not (np.isfinite(values).all() and (values >= 0).all()):
+        raise ValueError(f"reg_covar={reg_covar!r}; expected a finite number that is not negative.")
+
+
+def as_key(key: Any) -> PRNGKeyArray:
+    """A random key: `jax.random.key(0)` for None."""
+    if key is None:
+        return jax.random.key(0)
+    if np.ndim(key) == 0 and not jax.dtypes.issubdtype(
+        getattr(key, "dtype", None), jax.dtypes.prng_key
+    ):
+        raise ValueError(f"key={key!r}; expected a JAX key, such as jax.random.key(0).")
+    return key
 
 
 def check_parameters(

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, PyTree, Shaped
 
 # Bytes of working set a chunk may take. On a CPU the terms have to stay in the cache between the
 # two products that read them; on an accelerator a chunk has to be large enough to fill it.
@@ -102,7 +102,7 @@ def _axes_of(leaf: Any) -> set[str]:
 
 
 def map_rows(
-    fn: Callable[[PyTree], PyTree], arrays: PyTree[Float[Array, "n ..."]], rows: int
+    fn: Callable[[PyTree], PyTree], arrays: PyTree[Shaped[Array, "n ..."]], rows: int
 ) -> PyTree:
     """`fn` over all rows, chunk by chunk, its outputs joined along the first axis."""
     n = jax.tree.leaves(arrays)[0].shape[0]

@@ -29,12 +29,12 @@ class AbstractComponents(eqx.Module):
     @property
     def n_components(self) -> int:
         """K"""
-        return self.means.shape[0]
+        return check_mixture(self).means.shape[0]
 
     @property
     def n_features(self) -> int:
         """d"""
-        return self.means.shape[1]
+        return check_mixture(self).means.shape[1]
 
     @property
     def dtype(self) -> Any:
@@ -80,10 +80,10 @@ class AbstractComponents(eqx.Module):
         """log w_k + log|W_k| − d/2 log 2π"""
         return self.log_weights + self.half_log_det() - self.n_features * math.log(2 * math.pi) / 2
 
-    def precision_trace(self) -> Float[Array, " k"]:
-        """tr Λ_k, which `reg_covar` penalises."""
+    def floor_share(self, variances: Float[Array, " d"]) -> Float[Array, " k"]:
+        """tr FΛ_k, which a floor of these variances on the diagonal of F penalises."""
         factors = self.factors()
-        trace = jnp.sum(factors**2, axis=tuple(range(1, factors.ndim)))
+        trace = jnp.sum(factors**2 * variances, axis=tuple(range(1, factors.ndim)))
         return jnp.broadcast_to(trace, self.logits.shape)
 
 

@@ -1,6 +1,8 @@
-"""The score, and information criteria in the sign of scikit-learn: smaller is better."""
+"""The score, and information criteria in the sign of scikit-learn: smaller is better.
 
-import math
+With sample weights w, which say how often each row counts, log L = Σ w_i log p(x_i) and n = Σ w_i.
+"""
+
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,30 +13,36 @@ from ._components import AbstractComponents
 from ._engine.density import at_points, log_prob_of
 
 
-def score(gmm: AbstractComponents, x: Any) -> Float[Array, ""]:
+def score(gmm: AbstractComponents, x: Any, weights: Any = None) -> Float[Array, ""]:
     """The mean of log p(x)"""
     log_prob = at_points(gmm, x, log_prob_of)
-    return _total(log_prob) / log_prob.size
+    counts, n = _counts(log_prob, weights)
+    return _total(log_prob, counts) / n
 
 
-def aic(gmm: AbstractComponents, x: Any) -> Float[Array, ""]:
+def aic(gmm: AbstractComponents, x: Any, weights: Any = None) -> Float[Array, ""]:
     """2ν − 2 log L (Akaike 1974)"""
-    return 2 * gmm.n_parameters - 2 * _total(at_points(gmm, x, log_prob_of))
+    log_prob = at_points(gmm, x, log_prob_of)
+    return 2 * gmm.n_parameters - 2 * _total(log_prob, _counts(log_prob, weights)[0])
 
 
-def bic(gmm: AbstractComponents, x: Any) -> Float[Array, ""]:
+def bic(gmm: AbstractComponents, x: Any, weights: Any = None) -> Float[Array, ""]:
     """ν log n − 2 log L (Schwarz 1978)"""
-    return _bic(gmm, at_points(gmm, x, log_prob_of))
+    log_prob = at_points(gmm, x, log_prob_of)
+    return _bic(gmm, log_prob, *_counts(log_prob, weights))
 
 
-def icl(gmm: AbstractComponents, x: Any) -> Float[Array, ""]:
+def icl(gmm: AbstractComponents, x: Any, weights: Any = None) -> Float[Array, ""]:
     """BIC − 2 Σ_i log max_k p(k | x_i) (Biernacki, Celeux & Govaert 2000)"""
     log_prob, log_certainty = at_points(gmm, x, log_prob_and_certainty)
-    return _bic(gmm, log_prob) - 2 * _total(log_certainty)
+    counts, n = _counts(log_prob, weights)
+    return _bic(gmm, log_prob, counts, n) - 2 * _total(log_certainty, counts)
 
 
-def _bic(gmm: AbstractComponents, log_prob: Float[Array, "*batch"]) -> Float[Array, ""]:
-    return gmm.n_parameters * math.log(max(log_prob.size, 1)) - 2 * _total(log_prob)
+def _bic(
+    gmm: AbstractComponents, log_prob: Float[Array, "*batch"], counts: Any, n: Any
+) -> Float[Array, ""]:
+    return gmm.n_parameters * jnp.log(jnp.maximum(n, 1)) - 2 * _total(log_prob, counts)
 
 
 def log_prob_and_certainty(
@@ -48,7 +56,16 @@ def log_prob_and_certainty(
     return log_prob, jnp.take_along_axis(log_joint, place, axis=0)[0] - log_prob
 
 
-def _total(values: Float[Array, "*batch"]) -> Float[Array, ""]:
+def _counts(log_prob: Float[Array, "*batch"], weights: Any) -> tuple[Any, Float[Array, ""]]:
+    """The weight of each point, None for one each, and how many points that makes."""
+    if weights is None:
+        return None, jnp.asarray(log_prob.size, log_prob.dtype)
+    weights = _checks.as_weights(weights, log_prob.shape, log_prob.dtype)
+    return weights, _total(weights, None)
+
+
+def _total(values: Float[Array, "*batch"], counts: Any) -> Float[Array, ""]:
     """The sum, without a program for each number of values."""
     xp = _checks.array_module(values)
-    return jnp.asarray(xp.sum(xp.asarray(values)), values.dtype)
+    terms = xp.asarray(values) if counts is None else xp.asarray(values) * xp.asarray(counts)
+    return jnp.asarray(xp.sum(terms), values.dtype)

@@ -173,6 +173,12 @@ def log_positive(variance: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return jnp.log(jnp.where(variance > 0, variance, jnp.nan))
 
 
+def log_weight(weight: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """log w; −∞ where a weight is zero, whose derivative counts as zero: what is not there."""
+    absent = weight == 0
+    return jnp.where(absent, -jnp.inf, jnp.log(jnp.where(absent, 1, weight)))
+
+
 def log_diagonal(factor: Float[Array, "*k d d"]) -> Float[Array, "*k d d"]:
     """A triangular factor with its diagonal in logarithms: any real matrix is then a valid one."""
     diagonal = jnp.diagonal(factor, axis1=-2, axis2=-1)

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Any, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, Real
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from . import _checks, _criteria, _rows
+from . import _checks, _criteria, _rows, _summary
 from ._algebra import condition, linear, merge
-from ._components import AbstractComponents
+from ._components import AbstractComponents, check_mixture
 from ._covariance import AbstractCovariance, structure_named
 from ._engine.density import (
     at_points,
@@ -18,8 +18,9 @@ from ._engine.density import (
     log_prob_of,
     responsibilities_of,
 )
+from ._engine.floor import RELATIVE
 from ._engine.memberships import fit_memberships
-from ._linalg import einsum, inverse_lower
+from ._linalg import einsum, inverse_lower, log_weight
 from ._pathwise import pathwise as reparameterised
 from ._sampling import draw
 from ._scores import noise_score
@@ -49,6 +50,18 @@ class GaussianMixture(AbstractComponents):
     """μ_k"""
     structure: AbstractCovariance
     """The covariances, see `gmmx.AbstractCovariance`"""
+
+    def __init__(
+        self, logits: Any = None, means: Any = None, structure: Any = None, **settings: Any
+    ):
+        if structure is None or settings:
+            raise TypeError(
+                "a GaussianMixture is made of its leaves logits, means and structure. To fit one "
+                "to data, call gmmx.EMFitter().fit(x, n_components); for known parameters, "
+                "GaussianMixture.from_parameters(weights, means, covariances). scikit-learn's "
+                "interface is gmmx.sklearn.GaussianMixture."
+            )
+        self.logits, self.means, self.structure = logits, means, structure
 
     def __check_init__(self):
         if not all(hasattr(leaf, "shape") for leaf in (self.logits, self.means)):
@@ -85,7 +98,7 @@ class GaussianMixture(AbstractComponents):
         n_components = _checks.check_count(n_components, "n_components")
         n_features = _checks.check_count(n_features, "n_features")
         dtype = jnp.zeros((), dtype).dtype
-        key = jax.random.key(0) if key is None else key
+        key = _checks.as_key(key)
         spread = max(2.0, 2 * n_components ** (1 / n_features))
         means = spread * jax.random.normal(key, (n_components, n_features), dtype)
         scale = jnp.ones(n_features, dtype)
@@ -104,7 +117,8 @@ class GaussianMixture(AbstractComponents):
 
         **Arguments:**
 
-        - `weights`: `(k,)`, non-negative, of sum one.
+        - `weights`: `(k,)`, non-negative, of sum one. A component of weight zero is not there,
+            and the derivative in its weight is zero.
         - `means`: `(k, d)`.
         - `covariances`: `(k, d, d)` if full, `(d, d)` if tied, `(k, d)` if diag, `(k,)` if
             spherical.
@@ -124,7 +138,7 @@ class GaussianMixture(AbstractComponents):
         _checks.check_parameters(
             weights, means, covariances, structure.natural_shape, covariance_type
         )
-        return cls(jnp.log(weights), means, structure.from_covariances(covariances))
+        return cls(log_weight(weights), means, structure.from_covariances(covariances))
 
     @classmethod
     def from_responsibilities(
@@ -134,14 +148,15 @@ class GaussianMixture(AbstractComponents):
         covariance_type: str = "full",
         *,
         weights: Any = None,
-        reg_covar: Real[ArrayLike, ""] = 1e-6,
+        reg_covar: Any = RELATIVE,
     ) -> "GaussianMixture":
         """One M-step from given responsibilities, soft or one-hot, `(n, k)`.
 
         **Arguments:**
 
         - `weights`: sample weights, `(n,)`.
-        - `reg_covar`: added to the variances.
+        - `reg_covar`: added to the variances: a part of each feature's variance in the data, or
+            `(d,)`, the variances to add, in the squared units of the data.
         """
         responsibilities = _checks.as_floating(responsibilities, "responsibilities")
         if responsibilities.ndim != 2:
@@ -166,6 +181,7 @@ class GaussianMixture(AbstractComponents):
             more = _rows.size(x.shape[0]) - x.shape[0]
             responsibilities = np.pad(np.asarray(responsibilities), ((0, more), (0, 0)))
             x = _rows.fill_rows(x)
+        _checks.check_floor(reg_covar)
         floor = jnp.asarray(reg_covar, x.dtype)
         return fit_memberships(cls, structure_named(covariance_type), x, responsibilities, floor)
 
@@ -194,7 +210,7 @@ class GaussianMixture(AbstractComponents):
     @property
     def n_parameters(self) -> int:
         """The number of free parameters: K − 1 weights, K·d means and the covariances'."""
-        k, d = self.means.shape
+        k, d = check_mixture(self).means.shape
         return k - 1 + k * d + self.structure.n_parameters(k, d)
 
     @property
@@ -214,14 +230,32 @@ class GaussianMixture(AbstractComponents):
 
     def mean(self) -> Float[Array, " d"]:
         """The mean of the whole mixture, Σ w_k μ_k."""
-        return self.weights @ self.means
+        return check_mixture(self).weights @ self.means
 
     def covariance(self) -> Float[Array, "d d"]:
         """The covariance of the whole mixture, Σ w_k (Σ_k + (μ_k − μ)(μ_k − μ)ᵀ)."""
-        root = inverse_lower(self.dense_factors())
+        root = inverse_lower(check_mixture(self).dense_factors())
         apart = self.means - self.mean()
         within = einsum("k,kij,klj->il", self.weights, root, root)
         return within + einsum("k,ki,kl->il", self.weights, apart, apart)
+
+    # Summaries
+
+    def summary(self, x: Any = None, *, names: Any = None) -> _summary.Summary:
+        """Weights, means and deviations of the components, to be printed.
+
+        **Arguments:**
+
+        - `x`: data, `(n, d)`, for the sizes of the components and the criteria.
+        - `names`: of the features; by default the columns of a data frame x.
+        """
+        return _summary.of_mixture(self, x, names=names)
+
+    def __str__(self) -> str:
+        return str(self.summary())
+
+    def _repr_html_(self) -> str:
+        return self.summary()._repr_html_()
 
     # Density
 
@@ -245,9 +279,14 @@ class GaussianMixture(AbstractComponents):
         """The most probable component; −1 where the density is NaN."""
         return at_points(self, x, labels_of)
 
-    def score(self, x: Any) -> Float[Array, ""]:
-        """The mean log-density of the points, in nats a sample."""
-        return _criteria.score(self, x)
+    def score(self, x: Any, *, weights: Any = None) -> Float[Array, ""]:
+        """The mean log-density of the points, in nats a sample.
+
+        **Arguments:**
+
+        - `weights`: how often each point counts, `(*batch,)`.
+        """
+        return _criteria.score(self, x, weights)
 
     def noise_score(self, x: Any, sigma: Any) -> Float[Array, "*batch d"]:
         r"""The gradient in x of the log-density of the mixture under normal noise.
@@ -266,19 +305,19 @@ class GaussianMixture(AbstractComponents):
         """
         return noise_score(self, x, sigma)
 
-    # Criteria
+    # Criteria. With `weights`, how often each point counts, n is their sum.
 
-    def aic(self, x: Any) -> Float[Array, ""]:
+    def aic(self, x: Any, *, weights: Any = None) -> Float[Array, ""]:
         """Akaike's criterion, 2ν − 2 log L: smaller is better."""
-        return _criteria.aic(self, x)
+        return _criteria.aic(self, x, weights)
 
-    def bic(self, x: Any) -> Float[Array, ""]:
+    def bic(self, x: Any, *, weights: Any = None) -> Float[Array, ""]:
         """The Bayesian criterion, ν log n − 2 log L: smaller is better."""
-        return _criteria.bic(self, x)
+        return _criteria.bic(self, x, weights)
 
-    def icl(self, x: Any) -> Float[Array, ""]:
+    def icl(self, x: Any, *, weights: Any = None) -> Float[Array, ""]:
         """The integrated completed likelihood, BIC − 2 Σ log max_k p(k | x): smaller is better."""
-        return _criteria.icl(self, x)
+        return _criteria.icl(self, x, weights)
 
     # Sampling
 
@@ -306,7 +345,7 @@ class GaussianMixture(AbstractComponents):
     ) -> tuple[Float[Array, "n d"], Int[Array, " n"]]:
         """Draws, and the component that each comes from."""
         n_samples = _checks.check_count(n_samples, "n_samples")
-        return draw(self, n_samples, jax.random.key(0) if key is None else key)
+        return draw(self, n_samples, _checks.as_key(key))
 
     # Algebra
 
@@ -316,8 +355,8 @@ class GaussianMixture(AbstractComponents):
         **Arguments:**
 
         - `indices`: the features to keep, in the order of the result: integers, negative ones
-            counted from the end, or a boolean mask `(d,)`. They set shapes, so they cannot be
-            traced.
+            counted from the end, one integer, or a boolean mask `(d,)`. They set shapes, so they
+            cannot be traced.
 
         **Raises:** `ValueError` where a feature does not exist or is named twice.
         """
@@ -358,7 +397,8 @@ class GaussianMixture(AbstractComponents):
         **Arguments:**
 
         - `indices`: the features that are given, as in `marginal`.
-        - `values`: what they are, `(*batch, m)`, in the order of `indices`.
+        - `values`: what they are, `(*batch, m)`, in the order of `indices`; `(*batch,)` where that
+            is one integer.
 
         **Returns:** a `GaussianMixture` for one value `(m,)`, else a `gmmx.MixtureBatch`, which
         holds the covariances once, since they do not depend on the values.

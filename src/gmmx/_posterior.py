@@ -80,7 +80,7 @@ class AbstractPosterior(eqx.Module):
         The key is `jax.random.key(0)` by default, so the draws are the same each time.
         """
         n_samples = _checks.check_count(n_samples, "n_samples")
-        label_key, noise_key = jax.random.split(jax.random.key(0) if key is None else key)
+        label_key, noise_key = jax.random.split(_checks.as_key(key))
         shape, dtype = (*self.y.shape[:-1], n_samples), self.y.dtype
         uniform = jax.random.uniform(label_key, shape, dtype)
         noise = jax.random.normal(noise_key, (*shape, self.n_features), dtype)

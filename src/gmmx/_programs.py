@@ -14,7 +14,7 @@ _QUICK = {"xla_cpu_use_fusion_emitters": False}
 
 
 class Program:
-    """`eqx.filter_jit(fn)`, with a second way to compile it.
+    """`jit(fn)`, with a second way to compile it.
 
     `compile_soon` is for small work that Python starts: inside another program JAX takes no
     options, and calls the program itself.
@@ -23,10 +23,9 @@ class Program:
     # Whether this version of XLA knows the option; found out at the first call.
     _known: ClassVar[bool] = True
 
-    def __init__(self, fn: Callable[..., Any]):
-        self._program = eqx.filter_jit(fn)
+    def __init__(self, fn: Callable[..., Any], jit: Any = eqx.filter_jit):
+        self._program = jit(fn)
         # Equinox hands on what it does not know to `jax.jit`.
-        jit: Any = eqx.filter_jit
         self._soon = jit(fn, compiler_options=_QUICK)
 
     def __call__(self, *args: Any) -> Any:

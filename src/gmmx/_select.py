@@ -19,7 +19,7 @@ from ._engine.density import evaluate
 from ._engine.memberships import Clusters
 from ._fit.base import AbstractFitter, solve
 from ._fit.em import EMFitter
-from ._fit.restarts import Restarts
+from ._fit.restarts import Restarts, best_of
 from ._fit.result import FitResult, FitWarning
 from ._fit.status import Status
 from ._init import kmeans
@@ -73,12 +73,13 @@ def select(
     - `n_init`: number of starts of each fit; the one of greatest likelihood is kept.
     - `n_folds`: for `"held_out"`, number of random parts of the data. Each part is held out once:
         its samples have no weight.
-    - `weights`: how often each sample counts, `(n,)`.
+    - `weights`: how often each sample counts, `(n,)`; their sum is the n of the criteria.
     - `key`: `jax.random.key(0)` by default.
     - `callback`: called with each candidate.
 
-    **Returns:** a `Selection`; its `best.gmm` is the fitted mixture. A fit that failed is a row
-    with its status and without criteria; a warning (`FitWarning`) counts them.
+    **Returns:** a `Selection`; its `best.gmm` is the fitted mixture. Ctrl-C
+    returns the fits made. A fit that failed is a row with its status and without criteria; a
+    warning (`FitWarning`) counts them.
 
     **Raises:** `ValueError` for data that cannot be fitted and for unknown settings.
     """
@@ -89,8 +90,9 @@ def select(
     x = _checks.check_data(x, max(sizes))
     if not _checks.is_concrete(x, weights):
         raise ValueError("select chooses by values, so it cannot stand inside jit, vmap or grad.")
+    count = float(x.shape[0] if weights is None else np.sum(np.asarray(weights, np.float64)))
     weights = _checks.check_weights(weights, x.shape[0], x.dtype)
-    key = jax.random.key(0) if key is None else key
+    key = _checks.as_key(key)
     folds = None
     if criterion == "held_out":
         folds = _deal(x, weights, n_folds, max(sizes), key)
@@ -100,12 +102,22 @@ def select(
     candidates = []
     keys = jax.random.split(key, n_init)
     padded = _padded(sizes, x)
-    for structure in structures:
-        for k in sizes:
-            cell = _Cell(structure, fitter, padded[k], k, x, n, keys)
-            candidates.append(cell.candidate(weights, folds))
-            if callback is not None:
-                callback(candidates[-1])
+    try:
+        for structure in structures:
+            for k in sizes:
+                cell = _Cell(structure, fitter, padded[k], k, x, n, count, keys)
+                candidates.append(cell.candidate(weights, folds))
+                if callback is not None:
+                    callback(candidates[-1])
+    except KeyboardInterrupt:
+        if not candidates:
+            raise
+        asked = len(structures) * len(sizes)
+        warnings.warn(
+            f"select was interrupted after {len(candidates)} of {asked} fits.",
+            FitWarning,
+            stacklevel=2,
+        )
     selection = Selection(tuple(candidates), criterion)
     _announce(selection)
     return selection
@@ -183,7 +195,9 @@ class _Cell:
     x: Float[Array, "m d"]
     """The samples, filled up"""
     n: int
-    """How many samples there are"""
+    """How many rows there are"""
+    count: float
+    """How many samples they stand for: the sum of the weights"""
     keys: Array
 
     def candidate(self, weights: Array | None, folds: np.ndarray | None) -> Candidate:
@@ -196,14 +210,18 @@ class _Cell:
             held_out = self.held_out(counted, folds)
         result, log_prob, log_certainty = self.fit(weights)
         result = _trim(result, self.n_components)
-        total = math.nan if _failed(result) else float(counted @ np.asarray(log_prob, np.float64))
-        entropy = -2 * float(counted @ np.asarray(log_certainty, np.float64))
-        bic = result.gmm.n_parameters * math.log(n) - 2 * total
+        with np.errstate(invalid="ignore"):  # of a fit that failed
+            mean, certainty = (
+                float(counted @ np.asarray(v, np.float64)) / n for v in (log_prob, log_certainty)
+            )
+        total = math.nan if _failed(result) else self.count * mean
+        entropy = -2 * self.count * certainty
+        bic = result.gmm.n_parameters * math.log(self.count) - 2 * total
         return Candidate(
             covariance_type=self.structure.covariance_type,
             n_components=self.n_components,
             n_parameters=result.gmm.n_parameters,
-            log_likelihood=total / n,
+            log_likelihood=total / self.count,
             bic=bic,
             icl=bic + entropy,
             aic=2 * result.gmm.n_parameters - 2 * total,
@@ -272,13 +290,12 @@ def _fit(
     def one(start: tuple[Clusters, PRNGKeyArray]) -> FitResult:
         clusters, key = start
         # A component without a cluster stands at weight zero.
-        gmm = clusters.fit(GaussianMixture, structure, jnp.asarray(1e-6, x.dtype))
+        gmm = clusters.fit(GaussianMixture, structure, fitter.reg_covar)
         return solve(fitter, x, gmm, weights, jax.random.split(key)[1])
 
     # One after the other: none waits for the slowest.
     results = jax.lax.map(one, (clusters, keys))
-    usable = jnp.isfinite(results.log_likelihood) & ~_failed(results)
-    best = jnp.argmax(jnp.where(usable, results.log_likelihood, -jnp.inf))
+    best = best_of(results)
     result = jax.tree.map(lambda leaf: leaf[best], results)
     gmm = result.gmm
     dense = structure_named("full").from_factors(gmm.dense_factors())
@@ -305,7 +322,11 @@ def trim(gmm: GaussianMixture, k: int) -> GaussianMixture:
 def _trim(result: FitResult, k: int) -> FitResult:
     """The result without the components that are not there, and without empty history."""
     history = _leading(result.history, (int(result.n_iter),))
-    return eqx.tree_at(lambda r: (r.gmm, r.history), result, (trim(result.gmm, k), history))
+    return eqx.tree_at(
+        lambda r: (r.gmm, r.history, r.spurious),
+        result,
+        (trim(result.gmm, k), history, result.spurious[:k]),
+    )
 
 
 def _leading(leaf: Array, shape: tuple[int, ...]) -> Array:

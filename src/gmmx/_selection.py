@@ -1,11 +1,11 @@
 """What `gmmx.select` gives back: the table of fits, printed, exported and searched for its best."""
 
 import dataclasses
-import math
 from typing import Any
 
 import numpy as np
 
+from . import _summary
 from ._fit.result import FitResult
 from ._fit.status import Status
 from ._mixture import GaussianMixture
@@ -53,6 +53,11 @@ class Candidate:
         return next(name for name, item in names.items() if bool(item == self.result.status))
 
     @property
+    def spurious(self) -> bool:
+        """Whether a component is no cluster, see `gmmx.FitResult.spurious`."""
+        return bool(np.asarray(self.result.spurious).any())
+
+    @property
     def failed(self) -> bool:
         """Whether the fit broke down; then its criteria are NaN."""
         return self.status in ("singular_covariance", "non_finite")
@@ -80,6 +85,9 @@ class Selection:
     def best(self) -> Candidate:
         """The candidate of the best criterion.
 
+        A component that collapses onto a few samples raises the likelihood without any bound, so
+        a candidate with such a component is best only where every other one has some as well.
+
         **Raises:** `ValueError` where every fit failed.
         """
         values = np.array([getattr(candidate, self.criterion) for candidate in self.candidates])
@@ -89,7 +97,11 @@ class Selection:
                 f"every fit failed, so none is best. The first, {_name(first)}: "
                 f"{Status[first.result.status]}"
             )
-        return self.candidates[int(np.nanargmax(CRITERIA[self.criterion] * values))]
+        values = CRITERIA[self.criterion] * values
+        sound = ~np.array([candidate.spurious for candidate in self.candidates])
+        if np.isfinite(values[sound]).any():
+            values = np.where(sound, values, np.nan)
+        return self.candidates[int(np.nanargmax(values))]
 
     def to_dict(self) -> dict[str, list[Any]]:
         """The table, a list for each column: `pandas.DataFrame(selection.to_dict())`.
@@ -105,49 +117,22 @@ class Selection:
 
         return selection(self, ax=ax, **options)
 
-    def _cells(self) -> tuple[list[str], list[list[str]], int | None]:
-        """The headings, the cells as text, and which row is the best one."""
+    def summary(self) -> _summary.Summary:
+        """The table, the best fit marked."""
         table = self.to_dict()
         del table["converged"]
-        headings = [name.replace("_", " ") for name in table]
-        rows = [
-            [_cell(name, table[name][i]) for name in table] for i in range(len(self.candidates))
-        ]
         failed = all(candidate.failed for candidate in self.candidates)
-        return headings, rows, None if failed else self.candidates.index(self.best)
+        best = None if failed else self.candidates.index(self.best)
+        return _summary.of_selection(table, best, self.criterion)
 
     def __str__(self) -> str:
-        headings, rows, best = self._cells()
-        widths = [max(len(row[i]) for row in [headings, *rows]) for i in range(len(headings))]
-        # Text to the left, numbers to the right.
-        sides = [str.ljust, *[str.rjust] * (len(headings) - 2), str.ljust]
-
-        def line(mark: str, cells: list[str]) -> str:
-            placed = (side(c, w) for side, c, w in zip(sides, cells, widths, strict=True))
-            return f"{mark} {'  '.join(placed)}".rstrip()
-
-        lines = [line(" ", headings), line(" ", ["-" * width for width in widths])]
-        lines += [line("*" if i == best else " ", row) for i, row in enumerate(rows)]
-        return "\n".join([*lines, f"* the best by {self.criterion}" if best is not None else ""])
+        return str(self.summary())
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        headings, rows, best = self._cells()
-        head = "".join(f"<th>{heading}</th>" for heading in headings)
-        body = ""
-        for i, row in enumerate(rows):
-            style = ' style="font-weight: bold"' if i == best else ""
-            body += f"<tr{style}>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>"
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        return self.summary()._repr_html_()
 
 
 def _name(candidate: Candidate) -> str:
     return f"{candidate.covariance_type} with {candidate.n_components} components"
-
-
-def _cell(column: str, value: Any) -> str:
-    if isinstance(value, float):
-        digits = 4 if column in ("log_likelihood", "held_out") else 1
-        return "–" if math.isnan(value) else f"{value:.{digits}f}"
-    return value.replace("_", " ") if column == "status" else str(value)

@@ -65,6 +65,9 @@ def check_values(
             "density is gmm.log_prob(x)."
         )
     values = _checks.as_floating(values, "values")
+    if np.ndim(indices) == 0:
+        # One feature, and its values without an axis of their own.
+        values = values[..., None]
     if values.ndim == 0 or values.shape[-1] != named.size:
         raise ValueError(
             f"values has shape {values.shape}, but indices names {named.size} features: expected "

@@ -13,7 +13,8 @@ def split(indices: Any, n_features: int) -> tuple[np.ndarray, np.ndarray]:
 
     **Arguments:**
 
-    - `indices`: integers, negative ones counted from the end, or a boolean mask `(d,)`.
+    - `indices`: integers, negative ones counted from the end, one integer, or a boolean mask
+        `(d,)`.
 
     **Raises:** `ValueError` where a feature does not exist or is named twice.
     """
@@ -30,6 +31,8 @@ def split(indices: Any, n_features: int) -> tuple[np.ndarray, np.ndarray]:
                 "feature."
             )
         named = np.flatnonzero(named)
+    if named.ndim == 0:
+        named = named[None]
     if named.ndim != 1 or named.size == 0 or not np.issubdtype(named.dtype, np.integer):
         raise ValueError(
             f"indices={indices!r}; expected a list of one or more feature numbers, such as [0] or "

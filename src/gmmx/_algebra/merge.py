@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from .. import _checks
 from .._components import AbstractComponents, Components
 from .._covariance.base import exact
-from .._linalg import einsum, inverse_lower, safe_sqrt
+from .._linalg import einsum, inverse_lower, log_weight, safe_sqrt
 from .._orthogonal import lower_root
 
 
@@ -74,8 +74,7 @@ def _reduce(gmm: Components, n_components: int) -> Components:
     parts, alive, _ = jax.lax.fori_loop(0, k - n_components, merge_cheapest, start)
     left = jnp.argsort(~alive, stable=True)[:n_components]
     parts = jax.tree.map(lambda leaf: leaf[left], parts)
-    some = parts.weights > 0
-    logits = jnp.where(some, jnp.log(jnp.where(some, parts.weights, 1)), -jnp.inf)
+    logits = log_weight(parts.weights)
     return type(gmm)(logits, parts.means, exact(inverse_lower(parts.roots), n_components))
 
 

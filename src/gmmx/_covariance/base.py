@@ -71,6 +71,11 @@ class AbstractCovariance(eqx.Module):
     def n_parameters(cls, n_components: int, n_features: int) -> int:
         """The number of free covariance parameters."""
 
+    @classmethod
+    def fewest_samples(cls, n_features: int) -> int:
+        """How many samples a component needs for a covariance that is regular by itself."""
+        return 1 if cls.shared else 2 if cls.axis_aligned else n_features + 1
+
     # Parameters, in the shapes that users see
 
     @classmethod

@@ -46,7 +46,7 @@ def kl_divergence(
     n_samples = _checks.check_count(n_samples, "n_samples")
     if n_samples < 2:
         raise ValueError("n_samples=1; expected two draws or more, which a standard error needs.")
-    key = jax.random.key(0) if key is None else key
+    key = _checks.as_key(key)
     x, _ = draw(jax.lax.stop_gradient(p), n_samples, key)
     x = pathwise(p, x)
     values = evaluate(p, x, log_prob_of) - evaluate(q, x, log_prob_of)

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from .. import _checks
 from .._chunks import map_rows, varying
 from .._components import AbstractComponents
+from .._programs import Program
 from .._rows import cut, fill_rows
 from .form import Form
 from .frame import Frame
@@ -18,6 +19,9 @@ from .ladder import Ladder, reach
 from .packed import Packed
 from .way import AbstractWay
 from .whitened import Whitened
+
+# Multiplications, n·K·d², below which a program is compiled soon rather than well.
+_SMALL = 2**22
 
 Reduce = Callable[[Float[Array, "k n"]], PyTree]
 """A function of log-joints, component by component and row by row, that puts rows first"""
@@ -63,11 +67,12 @@ def evaluate(gmm: AbstractComponents, x: Float[Array, "n d"], reduce: Reduce) ->
     if not _checks.is_concrete(gmm, x):
         return traced(gmm, x, reduce, ladder)
     filled = fill_rows(x)
-    values, bad = _program(gmm, filled, reduce, ladder.only(0))
+    program = _program.compile_soon if filled.size * gmm.means.size <= _SMALL else _program
+    values, bad = program(gmm, filled, reduce, ladder.only(0))
     for number in range(1, len(ladder.ways)):
         if bad:
             _checks.check_finite(x, "x")
-            values, bad = _program(gmm, filled, reduce, ladder.only(number))
+            values, bad = program(gmm, filled, reduce, ladder.only(number))
     if bad:
         _checks.check_finite(x, "x")
     return cut(values, x.shape[0])
@@ -84,7 +89,7 @@ def at_points(gmm: AbstractComponents, x: Any, reduce: Reduce) -> PyTree:
     return jax.tree.map(lambda leaf: leaf.reshape(*batch, *leaf.shape[1:]), values)
 
 
-@partial(jax.jit, static_argnames=("reduce", "ladder"))
+@partial(Program, jit=partial(jax.jit, static_argnames=("reduce", "ladder")))
 def _program(gmm, x, reduce, ladder):
     """The values by the one way of the ladder, and whether it was not accurate or x not finite."""
     values, size = by_way(gmm, x, reduce, ladder, jnp.asarray(ladder.first, jnp.int32))

@@ -30,8 +30,8 @@ class Frame(eqx.Module):
     ) -> Self:
         """The mean of the rows and their deviations or, if `turned`, their covariance."""
         n, d = x.shape
-        centre = _mean(x, weights)
-        deviation = jnp.sqrt(_mean((x - centre) ** 2, weights))
+        centre = mean_of_rows(x, weights)
+        deviation = jnp.sqrt(mean_of_rows((x - centre) ** 2, weights))
         deviation = jnp.where(deviation > 0, deviation, 1)
         if not turned:
             return cls(centre, deviation, None)
@@ -96,7 +96,10 @@ def times(weights: Array | None, present: Array | None) -> Array | None:
     return weights * present
 
 
-def _mean(values: Float[Array, "n d"], weights: Float[Array, " n"] | None) -> Float[Array, " d"]:
+def mean_of_rows(
+    values: Float[Array, "n d"], weights: Float[Array, " n"] | None
+) -> Float[Array, " d"]:
+    """Σ w_i v_i / Σ w_i"""
     if weights is None:
         return jnp.mean(values, axis=0)
     return weights @ values / jnp.sum(weights)

@@ -9,7 +9,8 @@ from jaxtyping import Array, Float
 from .._chunks import chunk_of, fold, rows_per_chunk
 from .._components import Components
 from .._covariance import AbstractCovariance
-from .._linalg import einsum
+from .._linalg import einsum, log_weight
+from .floor import absolute
 from .frame import Frame
 from .moments import fit_structure
 
@@ -49,7 +50,7 @@ class Clusters(eqx.Module):
         self,
         mixture: type[Components],
         structure: type[AbstractCovariance],
-        reg_covar: Float[Array, ""],
+        reg_covar: Float[Array, "*d"],
     ) -> Components:
         """The mixture of greatest expected likelihood.
 
@@ -63,9 +64,11 @@ class Clusters(eqx.Module):
         factors = jnp.broadcast_to(1 / scale, (scatter.shape[0], d))
         if not structure.axis_aligned:
             factors = factors[:, :, None] * jnp.eye(d, dtype=factors.dtype)
-        fitted = fit_structure(structure, factors, scatter, self.weight, reg_covar)
+        fitted = fit_structure(
+            structure, factors, scatter, self.weight, absolute(reg_covar, scale**2)
+        )
         means = self.frame.centre + self.frame.vectors_back(self.means)
-        return mixture(jnp.log(self.weight), means, fitted)
+        return mixture(log_weight(self.weight), means, fitted)
 
 
 @eqx.filter_jit
@@ -74,7 +77,7 @@ def fit_memberships(
     structure: type[AbstractCovariance],
     x: Float[Array, "n d"],
     memberships: Float[Array, "n k"],
-    reg_covar: Float[Array, ""],
+    reg_covar: Float[Array, "*d"],
 ) -> Components:
     """The mixture of greatest expected likelihood given memberships."""
     clusters = Clusters.of(x, memberships, structure.axis_aligned)

@@ -16,7 +16,7 @@ from .._chunks import chunk_of, fold
 from .._components import Components
 from .._covariance import AbstractCovariance
 from .._covariance.base import Factors
-from .._linalg import product
+from .._linalg import log_weight, product
 from .._reductions import largest, total
 from .form import Form
 from .frame import Frame, times
@@ -24,6 +24,8 @@ from .ladder import Ladder, fourth_powers, reach, reach_of
 from .packed import Packed
 from .way import AbstractWay
 
+# What one step may leave of a deviation whose variance is nothing but rounding.
+_NARROWER = 1 / 8
 # Bytes that a fit may take beside its data, to keep what its steps would compute again.
 _KEPT_BYTES = 2**27
 
@@ -175,13 +177,13 @@ def maximise(
     form: Form,
     moments: Moments,
     frame: Frame,
-    reg_covar: Float[Array, ""],
+    floor: Float[Array, " d"],
     frozen: frozenset[str] = frozenset(),
 ) -> Components:
     """The M-step: the model of greatest expected likelihood given the moments that `gmm` took.
 
     w_k = n_k/n, μ_k' = μ_k + Σ z(x − μ_k)/n_k, and Σ_k' the structure's fit to the scatter about
-    μ_k' plus `reg_covar` on its diagonal. A component that has lost all its samples keeps its
+    μ_k' plus the floor on its diagonal. A component that has lost all its samples keeps its
     mean and covariance, at weight zero.
 
     **Arguments:**
@@ -192,7 +194,7 @@ def maximise(
     weight = jnp.where(empty, 0, moments.weight)
     logits, means, structure = gmm.logits, gmm.means, gmm.structure
     if "weights" not in frozen:
-        logits = jnp.log(weight) - jnp.log(jnp.sum(weight))
+        logits = log_weight(weight) - jnp.log(jnp.sum(weight))
     if "means" not in frozen:
         shift = frame.vectors_back(moments.first / jnp.where(empty, 1, weight)[:, None])
         means = means + jnp.where(empty[:, None], 0, shift)
@@ -203,7 +205,7 @@ def maximise(
         # Σ z(y − m)(y − m)ᵀ = S − (f − n_k m/2)mᵀ − m(f − n_k m/2)ᵀ
         cross = form.outer(first - moments.weight[:, None] * moved / 2, moved)
         scatter = moments.scatter - cross - (cross if form.axis_aligned else cross.mT)
-        structure = fit_structure(type(gmm.structure), gmm.factors(), scatter, weight, reg_covar)
+        structure = fit_structure(type(gmm.structure), gmm.factors(), scatter, weight, floor)
     return dataclasses.replace(gmm, logits=logits, means=means, structure=structure)
 
 
@@ -212,14 +214,15 @@ def fit_structure(
     factors: Factors,
     scatter: Factors,
     weight: Float[Array, " k"],
-    reg_covar: Float[Array, ""],
+    floor: Float[Array, " d"],
 ) -> AbstractCovariance:
-    """The structure that fits a scatter about the means, plus `reg_covar` on its variances.
+    """The structure that fits a scatter about the means, plus a floor on its variances.
 
     **Arguments:**
 
     - `factors`: W, the frame of the scatter, in the units of the data.
     - `weight`: n_k, zero for a component that keeps the covariance that it has.
+    - `floor`: what is added to the variance of each feature.
     """
     flat, total = factors.ndim == 2, jnp.sum(weight)
     weight = total[None] if structure.shared else weight
@@ -228,6 +231,42 @@ def fit_structure(
     weight = jnp.where(empty, float(jnp.finfo(weight.dtype).eps) * total, weight)
     each, empty = (v[:, None] if flat else v[:, None, None] for v in (weight, empty))
     identity = jnp.ones_like(factors) if flat else jnp.eye(factors.shape[-1], dtype=factors.dtype)
-    floor = reg_covar * (factors**2 if flat else product(factors, factors.mT))
-    scatter = jnp.where(empty, each * identity, scatter + each * floor)
-    return structure.fitted(weight, factors, scatter)
+    added = factors**2 * floor if flat else product(factors * floor, factors.mT)
+    scatter = jnp.where(empty, each * identity, scatter + each * added)
+    fitted = structure.fitted(weight, factors, scatter)
+    return _repaired(fitted, factors, scatter / each)
+
+
+def _repaired(fitted: AbstractCovariance, factors: Factors, scatter: Factors) -> AbstractCovariance:
+    """The covariances as fitted or, where one is singular to rounding, a step towards that.
+
+    In its own frame such a component takes the variances and leaves out the correlations, which
+    are its frame's then. Of all scalings of that frame this is the best one, so the likelihood
+    does not fall; and no deviation narrows to less than an eighth, so that the next scatter is
+    taken about the new mean and in a frame in which it is accurate.
+
+    **Arguments:**
+
+    - `factors`: W, the frame.
+    - `scatter`: what a component's covariance is in its frame.
+    """
+    flat = factors.ndim == 2
+    variances = scatter if flat else jnp.diagonal(scatter, axis1=1, axis2=2)
+    deviations = jnp.sqrt(jnp.maximum(variances, _NARROWER**2))
+    scaled = factors / deviations if flat else factors / deviations[:, :, None]
+    leaves = jax.tree.leaves(fitted)
+    # A leaf has an axis of components, or all of them share it.
+    own = [leaf.ndim > 0 and leaf.shape[0] == len(factors) for leaf in leaves]
+    sound = jnp.ones(len(factors), bool)
+    for leaf, one_each in zip(leaves, own, strict=True):
+        finite = jnp.isfinite(leaf)
+        sound &= jnp.all(finite.reshape(len(finite), -1), axis=1) if one_each else jnp.all(finite)
+    chosen = [
+        jnp.where(
+            sound.reshape(-1, *(1,) * (leaf.ndim - 1)) if one_each else jnp.all(sound), leaf, repair
+        )
+        for leaf, one_each, repair in zip(
+            leaves, own, jax.tree.leaves(type(fitted).from_factors(scaled)), strict=True
+        )
+    ]
+    return jax.tree.unflatten(jax.tree.structure(fitted), chosen)

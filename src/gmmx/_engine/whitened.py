@@ -1,7 +1,9 @@
 """Whitened: y = W_k(z − μ_k), subtracted first. As accurate as the data are, always."""
 
+import math
 from typing import ClassVar, Self
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -35,9 +37,13 @@ class Whitened(AbstractWay):
         return 2 * k * d
 
     def terms(self, z: Float[Array, "d n"]) -> Float[Array, "k d n"]:
+        z = _limited(z, jnp.max(jnp.abs(z), axis=0))
         if self.form.axis_aligned:
-            return (z - self.form.means[:, :, None]) * self.form.factors[:, :, None]
-        return whiten_apart(self.form.factors, z.T, self.form.means)
+            y = (z - self.form.means[:, :, None]) * self.form.factors[:, :, None]
+        else:
+            y = whiten_apart(self.form.factors, z.T, self.form.means)
+        # Where the square of even the nearest component overflows, the order is kept.
+        return _limited(y, jnp.min(jnp.max(jnp.abs(y), axis=1), axis=0))
 
     def log_joint(self, terms: Float[Array, "k d n"]) -> Float[Array, "k n"]:
         return self.form.constant[:, None] - sum_of_squares(terms, axis=1) / 2
@@ -60,6 +66,13 @@ class Whitened(AbstractWay):
     ) -> tuple[Float[Array, " k"], Float[Array, "k d"], Factors]:
         weight, raw, scatter = sums
         return weight, raw - weight[:, None] * self.form.means, scatter
+
+
+def _limited(values: Float[Array, "*k d n"], sizes: Float[Array, " n"]) -> Float[Array, "*k d n"]:
+    """The values, each row shortened so that a sum of squares of this size does not overflow."""
+    limit = math.sqrt(float(jnp.finfo(values.dtype).max) / values.shape[-2]) / 2
+    sizes = jax.lax.stop_gradient(sizes)
+    return values * jnp.where(sizes > limit, limit / sizes, 1)
 
 
 def whiten(gmm: AbstractComponents, x: Float[Array, "n d"]) -> Float[Array, "k d n"]:

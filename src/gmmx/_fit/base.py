@@ -18,9 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from .. import _checks, _rows
+from .. import _checks, _rows, _summary
 from .._chunks import in_batches, varying
+from .._components import AbstractComponents
+from .._engine.floor import RELATIVE
 from .._engine.ladder import Ladder
+from .._init import initialize
 from .._mixture import GaussianMixture
 from .._programs import Program
 from .checkpoint import Checkpoint, Journal
@@ -55,6 +58,14 @@ class AbstractFitter(eqx.Module):
     """
 
     max_iter: eqx.AbstractVar[int]
+
+    @property
+    def reg_covar(self) -> Any:
+        """The variance floor of starts that are made for this fitter, see `gmmx.initialize`."""
+        return RELATIVE
+
+    def __repr__(self) -> str:
+        return _summary.as_typed(self)
 
     def ladder(self, x: Float[Array, "n d"], gmm: GaussianMixture) -> Ladder:
         """The ways that `evaluate` may take over the rows, see `gmmx._engine.ladder`."""
@@ -122,6 +133,15 @@ class AbstractFitter(eqx.Module):
         """
         return refuse(type(self).__name__, result, (self, x, start, weights))
 
+    def _start(self, x: Any, n_components: Any, weights: Any, key: Any) -> GaussianMixture:
+        """The mixture that a fit of so many components starts from."""
+        if isinstance(n_components, bool) or not isinstance(n_components, int | np.integer):
+            raise ValueError(
+                f"gmm={n_components!r}; expected a GaussianMixture to start from, such as "
+                "gmmx.initialize(x, 3), or a number of components: fit(x, 3)."
+            )
+        return initialize(x, n_components, key=key, weights=weights, reg_covar=self.reg_covar)
+
     @abc.abstractmethod
     def without_limit(self) -> Self:
         """This fitter with its `max_iter` forgotten, so that another one compiles nothing new."""
@@ -129,7 +149,7 @@ class AbstractFitter(eqx.Module):
     def fit(
         self,
         x: Any,
-        gmm: GaussianMixture,
+        gmm: Any = None,
         *,
         weights: Any = None,
         key: PRNGKeyArray | None = None,
@@ -142,7 +162,8 @@ class AbstractFitter(eqx.Module):
         **Arguments:**
 
         - `x`: the data, `(n, d)`.
-        - `gmm`: where to start, for instance `gmmx.initialize(x, n_components)`.
+        - `gmm`: where to start, for instance `gmmx.initialize(x, n_components, "diag")`; or the
+            number of components, for the start of full covariances that `initialize` makes.
         - `weights`: how often each sample counts, `(n,)`; only their ratios matter.
         - `key`: for fitters that draw; `jax.random.key(0)` by default.
         - `progress`: show a bar with the likelihood (needs `tqdm`).
@@ -159,6 +180,8 @@ class AbstractFitter(eqx.Module):
         and the result's status says it. A gradient through the fit raises where it cannot be
         taken, see `attach`.
         """
+        if not isinstance(gmm, AbstractComponents):
+            gmm = self._start(x, gmm, weights, key)
         x = _checks.check_data(x, gmm.n_components, gmm.n_features)
         dtype = _checks.promote(x.dtype, gmm.dtype)
         x, gmm = _checks.in_dtype((x, gmm), dtype)
@@ -196,7 +219,7 @@ def _advance(
     begun = state.n_iter
     value = state.log_likelihood
     # One place more, for what is not to be seen: a step that is repeated, the model at the end.
-    history = varying(jnp.full((steps + 1, *value.shape), jnp.nan, value.dtype), state)
+    history = varying(jnp.full((steps + 1, *value.shape), -jnp.inf, value.dtype), state)
 
     def going(carry: tuple[FitState, Array]) -> Array:
         state, _ = carry
@@ -230,7 +253,7 @@ def _advance(
 def _begin(fitter, x, gmm, weights, key, ladder) -> tuple[PyTree, FitState]:
     """The data that steps take, and the first state."""
     data = fitter.prepare(x, gmm, weights, ladder)
-    key = jax.random.key(0) if key is None else key
+    key = _checks.as_key(key)
     state = fitter.init(data, gmm, weights, key)
     return data, varying(state, (x, gmm, weights))
 
@@ -258,7 +281,7 @@ def solve(
         of_start = history.reshape(limit, -1)[:, result.start]
         # The last value is of the model that came out, and not of the start of a step.
         past = jnp.arange(limit, dtype=jnp.int32) < result.n_iter
-        return dataclasses.replace(result, history=jnp.where(past, of_start, jnp.nan))
+        return dataclasses.replace(result, history=jnp.where(past, of_start, -jnp.inf))
 
     # Beside the n × K × d numbers of y there are as many again that come and go.
     batches = in_batches(steps, 2 * x.size * gmm.n_components, x.dtype.itemsize)
@@ -334,7 +357,7 @@ class _Run:
     def watched(self, progress: bool, callback: Callable[[FitState], Any] | None) -> FitResult:
         """The fit in blocks that can be seen and interrupted."""
         data, state = self._prepared()
-        seen = self.journal.resume(state)
+        seen = self.journal.resume(state, self.limit)
         if seen is None:
             self.journal.begin(state)
         else:

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
+from .._checks import as_key
 from .._files import FileError, from_json, read_tensors, write_tensors
 from .._mixture import GaussianMixture
 from .result import FitWarning
@@ -73,16 +74,14 @@ class Journal:
             "x": _digest(x),
             "start": [gmm.covariance_type, *map(_digest, jax.tree.leaves(gmm))],
             "weights": None if weights is None else _digest(weights),
-            "key": _digest(jax.random.key(0) if key is None else key),
+            "key": _digest(as_key(key)),
         }
         self._last = time.monotonic()
 
     def __bool__(self) -> bool:
         return self._checkpoint is not None
 
-    def resume(
-        self, like: FitState, limit: int | None = None
-    ) -> tuple[FitState, list[np.ndarray]] | None:
+    def resume(self, like: FitState, limit: int) -> tuple[FitState, list[np.ndarray]] | None:
         """The state and the likelihoods up to it; None if nothing has been written yet.
 
         **Arguments:**
@@ -113,7 +112,7 @@ class Journal:
         state = jax.tree_util.tree_unflatten(treedef, filled)
         if history.shape != (int(state.n_iter) + 1, *state.log_likelihood.shape):
             raise FileError(path, "its trace and its number of steps do not agree. Delete it.")
-        if limit is not None and state.n_iter > limit:
+        if state.n_iter > limit:
             raise FileError(
                 path,
                 f"its fit has made {int(state.n_iter)} steps, more than max_iter={limit}. Raise "

@@ -7,6 +7,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from .._engine.floor import RELATIVE, Floor
 from .._engine.form import Form
 from .._engine.ladder import Ladder
 from .._engine.moments import Moments, Rows, expect, is_empty, maximise
@@ -14,8 +15,10 @@ from .._mixture import GaussianMixture
 from .base import AbstractFitter
 from .frozen import check_frozen
 from .implicit import Inputs, fixed_point, refuse
-from .options import positive, sweepable
+from .options import floor, positive, sweepable
 from .result import FitResult, conclude
+from .squarem import Squarem
+from .standardise import Standardisation
 from .state import FitState, where
 from .status import Status
 
@@ -23,19 +26,28 @@ from .status import Status
 _NARROWEST = 4
 
 
+class _Data(eqx.Module):
+    rows: Rows
+    floor: Floor
+    units: Standardisation | None
+    """Where leaps are measured"""
+
+
 class _Memory(eqx.Module):
+    floor: Floor
     form: Form
     """The model in hand, in the frame of the rows"""
     moments: Moments
     """Of the model in hand"""
-    trace: Float[Array, " k"]
-    """tr Λ_k of the model in hand, which `reg_covar` penalises"""
+    floor_share: Float[Array, " k"]
+    """tr FΛ_k of the model in hand, which the floor penalises"""
     previous: GaussianMixture
     """The model before the last step: of finite likelihood"""
     settled: Bool[Array, ""]
     """Whether the last step changed the likelihood by less than tol: one more follows"""
     absent: Bool[Array, " k"]
     """The components at weight zero before the first step, which have lost nothing"""
+    squarem: Squarem | None
 
 
 class EMFitter(AbstractFitter):
@@ -43,24 +55,31 @@ class EMFitter(AbstractFitter):
 
     $$z_{ik} \propto w_k \mathcal{N}(x_i; \mu_k, \Sigma_k),\quad n_k = \sum_i z_{ik},\quad
       w_k = \tfrac{n_k}{n},\quad \mu_k = \tfrac{1}{n_k}\sum_i z_{ik} x_i,\quad
-      \Sigma_k = \tfrac{1}{n_k}\sum_i z_{ik}(x_i-\mu_k)(x_i-\mu_k)^\top + \epsilon I$$
+      \Sigma_k = \tfrac{1}{n_k}\sum_i z_{ik}(x_i-\mu_k)(x_i-\mu_k)^\top + F,\quad
+      F = \epsilon \operatorname{diag}(s_1^2, \dots, s_d^2)$$
 
-    The likelihood, less the penalty that ε stands for, never falls (Dempster, Laird & Rubin 1977).
+    The likelihood, less the penalty that F stands for, never falls (Dempster, Laird & Rubin 1977).
 
     **Arguments:**
 
     - `tol`: the fit has converged when the mean log-likelihood changes by less in one step.
     - `max_iter`: maximum number of steps.
-    - `reg_covar`: ε, added to the variances, in the squared units of the data.
+    - `reg_covar`: ε, a part of each feature's variance s² in the data, added to the variances of
+        the components; or `(d,)`, the variances to add, in the squared units of the data. A
+        constant feature counts as of variance one. At least some ε² of the dtype are added.
     - `frozen`: what stays as it is: any of `"weights"`, `"means"`, `"covariances"`.
+    - `accelerate`: every second step goes further than EM would, by squared extrapolation
+        (Varadhan & Roland 2008), unless the likelihood would fall. This saves most steps of a fit
+        that EM takes hundreds of, and costs little in a short one.
 
     Another `tol`, `max_iter` or `reg_covar` compiles nothing new.
     """
 
     tol: Float[Array, ""] | float = eqx.field(default=1e-3, converter=sweepable)
     max_iter: int = eqx.field(default=100, static=True, converter=positive("max_iter"))
-    reg_covar: Float[Array, ""] | float = eqx.field(default=1e-6, converter=sweepable)
+    reg_covar: Float[Array, "*d"] | float = eqx.field(default=RELATIVE, converter=floor)  # pyright: ignore[reportIncompatibleMethodOverride]
     frozen: frozenset[str] = eqx.field(default=(), static=True, converter=check_frozen)
+    accelerate: bool = eqx.field(default=False, static=True)
 
     def without_limit(self) -> Self:
         return dataclasses.replace(self, max_iter=1)
@@ -71,12 +90,14 @@ class EMFitter(AbstractFitter):
         gmm: GaussianMixture,
         weights: Float[Array, " n"] | None,
         ladder: Ladder,
-    ) -> Rows:
-        return Rows.of(x, weights, ladder, type(gmm.structure).axis_aligned)
+    ) -> _Data:
+        rows = Rows.of(x, weights, ladder, type(gmm.structure).axis_aligned)
+        units = Standardisation.of(gmm, x, weights) if self.accelerate else None
+        return _Data(rows, Floor.of(self.reg_covar, x, weights), units)
 
     def init(
         self,
-        data: Rows,
+        data: _Data,
         gmm: GaussianMixture,
         weights: Float[Array, " n"] | None,
         key: PRNGKeyArray,
@@ -88,34 +109,38 @@ class EMFitter(AbstractFitter):
         )
         form = Form(weight, means, factors)
         moments = Moments(weight, means, factors, zero, zero)
-        memory = _Memory(form, moments, weight, gmm, jnp.asarray(False), absent)
+        squarem = None if data.units is None else Squarem.begin(gmm, data.units)
+        settled = jnp.asarray(False)
+        memory = _Memory(data.floor, form, moments, weight, gmm, settled, absent, squarem)
         return FitState.begin(gmm, memory, gmm.dtype)
 
     def update(
-        self, state: FitState, data: Rows, weights: Float[Array, " n"] | None, ladder: Ladder
+        self, state: FitState, data: _Data, weights: Float[Array, " n"] | None, ladder: Ladder
     ) -> FitState:
         """The M-step."""
-        memory, reg_covar = state.inner, jnp.asarray(self.reg_covar, state.gmm.dtype)
-        updated = maximise(
-            state.gmm, memory.form, memory.moments, data.frame, reg_covar, self.frozen
-        )
-        memory = dataclasses.replace(memory, previous=state.gmm)
+        memory, frame = state.inner, data.rows.frame
+        added = memory.floor.variances
+        updated = maximise(state.gmm, memory.form, memory.moments, frame, added, self.frozen)
+        squarem = memory.squarem
+        if squarem is not None:
+            updated, squarem = squarem.step(state.gmm, updated, self.frozen)
+        memory = dataclasses.replace(memory, previous=state.gmm, squarem=squarem)
         return dataclasses.replace(state, gmm=updated, inner=memory)
 
     def evaluate(
-        self, state: FitState, data: Rows, weights: Float[Array, " n"] | None, ladder: Ladder
+        self, state: FitState, data: _Data, weights: Float[Array, " n"] | None, ladder: Ladder
     ) -> FitState:
         """The E-step."""
         memory, gmm = state.inner, state.gmm
-        tol, reg_covar = (jnp.asarray(v, gmm.dtype) for v in (self.tol, self.reg_covar))
-        form, trace = Form.of(gmm, data.frame), gmm.precision_trace()
-        moments, size = expect(form, data, weights, ladder, state.way)
+        tol, rows = jnp.asarray(self.tol, gmm.dtype), data.rows
+        form, floor_share = Form.of(gmm, rows.frame), memory.floor.shares(gmm)
+        moments, size = expect(form, rows, weights, ladder, state.way)
         log_likelihood = moments.log_likelihood / moments.count
         first = state.n_iter == 0
         change = jnp.where(first, jnp.inf, log_likelihood - state.log_likelihood)
-        # The M-step promised at least this much, and with `reg_covar` it may be negative.
+        # The M-step promised at least this much, and with a floor it may be negative.
         share = memory.moments.weight / memory.moments.count
-        promised = reg_covar / 2 * jnp.sum(share * (trace - memory.trace))
+        promised = jnp.sum(share * (floor_share - memory.floor_share)) / 2
         # What rounding alone may move the likelihood by.
         noise = 2e3 * float(jnp.finfo(gmm.dtype).eps) * jnp.maximum(1, jnp.abs(log_likelihood))
         fell = change - promised < -jnp.maximum(tol, noise)
@@ -125,14 +150,28 @@ class EMFitter(AbstractFitter):
         singular = ~first & ~(jnp.max(jnp.abs(form.factors)) * narrowest <= 1)
         lost = (fell | non_finite | singular) & ~first
 
+        if memory.squarem is not None:
+            refused = memory.squarem.leaping & ~(change >= 0) & ~first
+            running = dataclasses.replace(memory, squarem=memory.squarem.refused())
+            back = dataclasses.replace(
+                state, gmm=memory.previous, inner=running, status=Status.running
+            )
         status = Status.where(memory.settled, Status.converged, Status.running)
         status = Status.where(fell, Status.likelihood_decreased, status)
         status = Status.where(non_finite, Status.non_finite, status)
         status = Status.where(singular, Status.singular_covariance, status)
+        settled = jnp.abs(change) < tol
+        if memory.squarem is not None:
+            # How little a leap gains says nothing.
+            settled &= ~memory.squarem.leaping
         memory = dataclasses.replace(
-            memory, form=form, moments=moments, trace=trace, settled=jnp.abs(change) < tol
+            memory,
+            form=form,
+            moments=moments,
+            floor_share=floor_share,
+            settled=settled,
         )
-        return dataclasses.replace(
+        after = dataclasses.replace(
             state,
             gmm=where(lost, memory.previous, gmm),
             log_likelihood=jnp.where(lost, state.log_likelihood, log_likelihood),
@@ -141,10 +180,16 @@ class EMFitter(AbstractFitter):
             way=jnp.where(size <= 1, state.way, state.way + 1),
             inner=memory,
         )
+        return after if memory.squarem is None else where(refused, back, after)
 
     def finish(self, state: FitState) -> FitResult:
         memory = state.inner
-        return conclude(state, jnp.any(is_empty(memory.moments) & ~memory.absent))
+        return conclude(
+            state,
+            floor=memory.floor.variances,
+            spurious=memory.floor.spurious(state.gmm, memory.moments.count, self.frozen),
+            empty=jnp.any(is_empty(memory.moments) & ~memory.absent),
+        )
 
     def attach(
         self,
@@ -159,6 +204,6 @@ class EMFitter(AbstractFitter):
             name = "Restarts of an EMFitter with frozen parameters"
             return refuse(name, result, (self, x, weights))
         start = result.gmm if start is None else start
-        inputs = Inputs(x, weights, jnp.asarray(self.reg_covar, x.dtype), start)
+        inputs = Inputs(x, weights, Floor.of(self.reg_covar, x, weights).variances, start)
         found = fixed_point(self.frozen, result.gmm, result.log_likelihood, inputs)
         return dataclasses.replace(result, gmm=found[0], log_likelihood=found[1])

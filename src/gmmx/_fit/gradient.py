@@ -13,11 +13,12 @@ from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray, PyTree
 
 from .._checks import check_count
 from .._engine.density import by_way, log_prob_of
+from .._engine.floor import RELATIVE, Floor
 from .._engine.ladder import Ladder
 from .._mixture import GaussianMixture
 from .base import AbstractFitter
 from .frozen import check_frozen, split
-from .options import optional, positive, sweepable
+from .options import floor, optional, positive, sweepable
 from .result import FitResult, conclude, mean_of
 from .standardise import Standardisation
 from .state import FitState, where
@@ -26,6 +27,9 @@ from .status import Status
 
 class _Memory(eqx.Module):
     units: Standardisation
+    floor: Floor
+    count: Float[Array, ""]
+    """The number of samples"""
     trained: GaussianMixture
     """The current model in those units; `FitState.gmm` is the best so far"""
     gradient: PyTree
@@ -38,6 +42,8 @@ class _Memory(eqx.Module):
     reference: Float[Array, ""]
     """The objective that has to be bettered by tol, and the step that set it"""
     since: Int[Array, ""]
+    promise: Float[Array, ""]
+    """½‖gradient‖² at the best model: about what is left to gain; zero where it is not known"""
     held_out: Bool[Array, " n"] | None
     absent: Bool[Array, " k"]
     """The components of weight zero: nothing brings them back"""
@@ -52,6 +58,9 @@ class _Memory(eqx.Module):
 # In standardised units, where it takes Adam to EM's likelihood in 100 to 200 steps on real data.
 _DEFAULT_RATE = 0.05
 
+# What a gradient may promise at a model that counts as an optimum, in nats a sample.
+_STEEP = 1e-2
+
 
 def _rate(value: Any) -> Any:
     return value if callable(value) else sweepable(value)
@@ -61,10 +70,11 @@ class GradientFitter(AbstractFitter):
     r"""Gradient descent on the negative log-likelihood.
 
     $$-\frac{1}{n}\sum_i \log \sum_k w_k \mathcal{N}(x_i; \mu_k, \Sigma_k)\,
-      e^{-\frac{\epsilon}{2} \operatorname{tr} \Lambda_k}$$
+      e^{-\frac{1}{2} \operatorname{tr} F\Lambda_k},\quad
+      F = \epsilon \operatorname{diag}(s_1^2, \dots, s_d^2)$$
 
-    The last factor is the mean of the log-density over noise of variance ε about each sample. A
-    component alone is best at Σ = S + εI, so ε means what it means to `EMFitter`, whose M-step
+    The last factor is the mean of the log-density over noise of covariance F about each sample. A
+    component alone is best at Σ = S + F, so ε means what it means to `EMFitter`, whose M-step
     has the same optimum; where components overlap and ε is large the two differ in how samples
     are shared. The data are standardised first, so that a learning rate means the same in any
     units.
@@ -78,9 +88,10 @@ class GradientFitter(AbstractFitter):
     - `learning_rate`: a number or an Optax schedule, for an `optimizer` that is a function; 0.05
         if there is none.
     - `tol`: the fit has converged when the likelihood has not risen by this much, in nats a
-        sample, in `patience` steps.
+        sample, in `patience` steps, and its gradient is small.
     - `max_iter`: maximum number of steps.
-    - `reg_covar`: ε, in the squared units of the data.
+    - `reg_covar`: ε, a part of each feature's variance s² in the data, or `(d,)`, the diagonal of
+        F in the squared units of the data, as in `EMFitter`.
     - `batch_size`: rows of a minibatch, drawn anew each pass; all of them if there is none.
     - `validation_fraction`: the part of the rows, drawn by the fit's key, that is held out;
         best and converged then go by the likelihood of those.
@@ -94,7 +105,7 @@ class GradientFitter(AbstractFitter):
     tol: Float[Array, ""] | float = eqx.field(default=1e-4, converter=sweepable)
     patience: Num[Array, ""] | float | int = eqx.field(default=30, converter=sweepable)
     max_iter: int = eqx.field(default=2000, static=True, converter=positive("max_iter"))
-    reg_covar: Float[Array, ""] | float = eqx.field(default=1e-6, converter=sweepable)
+    reg_covar: Float[Array, "*d"] | float = eqx.field(default=RELATIVE, converter=floor)  # pyright: ignore[reportIncompatibleMethodOverride]
     batch_size: int | None = eqx.field(default=None, static=True)
     validation_fraction: Float[Array, ""] | float | None = eqx.field(
         default=None, converter=optional(sweepable)
@@ -156,15 +167,24 @@ class GradientFitter(AbstractFitter):
             key, split_key = jax.random.split(key)
             held_out = _some_of(weights, x, self.validation_fraction, split_key)
         nothing = jnp.full((), -jnp.inf, x.dtype)
+        inner = self._optimiser(x.dtype).init(free)
+        if isinstance(inner, optax.LookaheadState):
+            raise ValueError(
+                "optax.lookahead keeps two copies of the parameters, which a fit has no place for. "
+                "Pass the optimiser inside it."
+            )
         memory = _Memory(
             units=units,
+            floor=Floor.of(self.reg_covar, x, weights),
+            count=jnp.asarray(x.shape[0], x.dtype) if weights is None else jnp.sum(weights),
             trained=trained,
             gradient=jax.tree.map(jnp.zeros_like, free),
-            optimiser=self._optimiser(x.dtype).init(free),
+            optimiser=inner,
             value=nothing,
             best=nothing,
             reference=nothing,
             since=jnp.zeros((), jnp.int32),
+            promise=jnp.zeros((), x.dtype),
             held_out=held_out,
             absent=absent,
             key=key,
@@ -184,7 +204,7 @@ class GradientFitter(AbstractFitter):
     def _objective(
         self, memory: _Memory, frozen: GaussianMixture, ladder: Ladder, way: Int[Array, ""]
     ) -> Callable[..., tuple[Array, tuple[Array, Array]]]:
-        """−Σ w log Σ_k w_k N(z; ·) exp(−ε/2 tr Λ_k) / Σ w, Λ in the units of the data.
+        """−Σ w log Σ_k w_k N(z; ·) exp(−½ tr FΛ_k) / Σ w, Λ in the units of the data.
 
         With the log-densities of the rows, penalised and not, and the size of what cancels.
         """
@@ -193,8 +213,7 @@ class GradientFitter(AbstractFitter):
             free: PyTree, z: Float[Array, "n d"], train: Float[Array, " n"], total: Array
         ) -> tuple[Array, tuple[Array, Array]]:
             trained = memory.model(eqx.combine(free, frozen))
-            reg_covar = jnp.asarray(self.reg_covar, z.dtype)
-            penalty = reg_covar / 2 * memory.units.back(trained).precision_trace()
+            penalty = memory.floor.shares(memory.units.back(trained)) / 2
 
             def both(log_joint: Float[Array, "k n"], penalty: Array = penalty) -> Array:
                 penalised = log_prob_of(log_joint - penalty[:, None])
@@ -260,7 +279,14 @@ class GradientFitter(AbstractFitter):
         risen = objective > memory.reference + jnp.asarray(self.tol, z.dtype)
         since = jnp.where(risen, state.n_iter, memory.since)
         rested = (state.n_iter - since).astype(z.dtype) >= jnp.asarray(self.patience, z.dtype)
-        status = Status.where(rested, Status.converged, Status.running)
+        # A rest far from any optimum is one of the optimiser; above all if nothing was gained.
+        # Where rows are held out the best model is none of the others.
+        slope = _half_square(gradient) if memory.held_out is None else memory.promise
+        promise = jnp.where(better, slope, memory.promise)
+        tol = jnp.asarray(self.tol, z.dtype)
+        steep = promise > jnp.where(since > 0, jnp.maximum(_STEEP, 1e2 * tol), tol)
+        ended = Status.where(steep, Status.stalled, Status.converged)
+        status = Status.where(rested, ended, Status.running)
         status = Status.where(jnp.isfinite(objective), status, Status.non_finite)
         inner = dataclasses.replace(
             memory,
@@ -269,6 +295,7 @@ class GradientFitter(AbstractFitter):
             best=jnp.where(better, objective, memory.best),
             reference=jnp.where(risen, objective, memory.reference),
             since=since,
+            promise=promise,
         )
         return dataclasses.replace(
             state,
@@ -286,7 +313,14 @@ class GradientFitter(AbstractFitter):
         return eqx.combine(split(back, self.frozen)[0], split(gmm, self.frozen)[1])
 
     def finish(self, state: FitState) -> FitResult:
-        return conclude(dataclasses.replace(state, log_likelihood=state.inner.value))
+        memory = state.inner
+        state = dataclasses.replace(state, log_likelihood=memory.value)
+        spurious = memory.floor.spurious(state.gmm, memory.count, self.frozen)
+        return conclude(state, floor=memory.floor.variances, spurious=spurious)
+
+
+def _half_square(tree: PyTree) -> Float[Array, ""]:
+    return sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(tree)) / 2
 
 
 def _some_of(weights, x, fraction, key) -> Bool[Array, " n"]:

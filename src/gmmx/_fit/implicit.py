@@ -1,7 +1,7 @@
 """The gradient through a fit, by the implicit function theorem.
 
 EM ends where its map has nothing to move, θ* = M(θ*, u) for the inputs u: data, sample weights,
-`reg_covar`, and the parameters that are frozen. By the implicit function theorem
+the variance floor, and the parameters that are frozen. By the implicit function theorem
 
     dθ* = (I − ∂M/∂θ)⁻¹ ∂M/∂u du,
 
@@ -78,7 +78,7 @@ class Inputs(eqx.Module):
 
     x: Float[Array, "n d"]
     weights: Float[Array, " n"] | None
-    reg_covar: Float[Array, ""]
+    floor: Float[Array, " d"]
     start: GaussianMixture
     """Of which the frozen parameters stay, and only they count"""
 
@@ -124,7 +124,7 @@ def _fixed_point_jvp(frozen, primals, tangents):
         moving = dataclasses.replace(rows, x=inputs.x)
         form = Form.of(before, rows.frame)
         moments, _ = expect(form, moving, inputs.weights, ladder, way)
-        after = maximise(before, form, moments, rows.frame, inputs.reg_covar, frozen)
+        after = maximise(before, form, moments, rows.frame, inputs.floor, frozen)
         return jax.tree.map(jnp.subtract, split(units.into(after), frozen)[0], free)
 
     free = split(units.into(gmm), frozen)[0]
@@ -171,7 +171,7 @@ def _solve(push: Callable[[PyTree], PyTree], b: PyTree) -> PyTree:
         return eqx.error_if(x, ~found, _NOT_ISOLATED)
 
     # As one vector: JAX transposes the solve only where every array of b depends on what is
-    # differentiated, and reg_covar alone does not move the weights in one step.
+    # differentiated, and the floor alone does not move the weights in one step.
     b, unravel = ravel_pytree(b)
 
     def matvec(x: Array) -> Array:

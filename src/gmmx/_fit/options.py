@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-from .._checks import check_count
+from .._checks import check_count, check_floor
 
 
 def sweepable(value: Any) -> Any:
@@ -27,11 +27,26 @@ def sweepable(value: Any) -> Any:
     return number
 
 
+def floor(value: Any) -> Any:
+    """`sweepable` for `reg_covar`, which may also be the variances of the features, `(d,)`."""
+    if isinstance(value, Tracer):
+        return value
+    check_floor(value)
+    values = np.asarray(value, np.float64)
+    return values if values.ndim else values[()]
+
+
 def optional(converter: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """A converter that returns None as it is."""
     return lambda value: None if value is None else converter(value)
 
 
 def positive(name: str) -> Callable[[Any], int]:
-    """A converter to positive Python integers."""
-    return lambda value: check_count(value, name)
+    """A converter to positive Python integers, which a counter of 32 bits can reach."""
+
+    def convert(value: Any) -> int:
+        if check_count(value, name) > np.iinfo(np.int32).max:
+            raise ValueError(f"{name}={value}; expected at most {np.iinfo(np.int32).max}.")
+        return int(value)
+
+    return convert

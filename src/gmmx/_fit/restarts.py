@@ -1,12 +1,12 @@
 """Fits from several starts."""
 
 import dataclasses
-from typing import Self
+from typing import Any, Self
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from .._engine.ladder import Ladder
 from .._init import initialize
@@ -25,7 +25,11 @@ class _Data(eqx.Module):
 
 
 class Restarts(AbstractFitter):
-    """Fits from `n_init` starts at once, under `vmap`; keeps the one of greatest likelihood.
+    """Fits from `n_init` starts at once, under `vmap`; keeps the best.
+
+    That is the one of greatest likelihood among those whose components are all clusters, see
+    `FitResult.spurious`: a component that collapses onto a few samples raises the likelihood
+    without any bound.
 
     The first start is the mixture that `fit` is given. The others come from the data, by
     `gmmx.initialize` with the same number of components and the same structure.
@@ -45,6 +49,10 @@ class Restarts(AbstractFitter):
     def max_iter(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
         """That of the inner fitter."""
         return self.fitter.max_iter
+
+    @property
+    def reg_covar(self) -> Any:
+        return self.fitter.reg_covar
 
     def without_limit(self) -> Self:
         return dataclasses.replace(self, fitter=self.fitter.without_limit())
@@ -73,7 +81,7 @@ class Restarts(AbstractFitter):
         def start(key: PRNGKeyArray) -> GaussianMixture:
             return initialize(
                 data.x, gmm.n_components, gmm.covariance_type, method=self.method, key=key,
-                weights=weights,
+                weights=weights, reg_covar=self.reg_covar,
             )  # fmt: skip
 
         starts = jax.tree.map(lambda leaf: leaf[None], gmm)
@@ -124,7 +132,7 @@ class Restarts(AbstractFitter):
 
     def finish(self, state: FitState) -> FitResult:
         results = jax.vmap(self.fitter.finish)(state.inner)
-        best = jnp.argmax(_rankable(results.log_likelihood))
+        best = best_of(results)
         result = jax.tree.map(lambda leaf: leaf[best], results)
         # Nested starts have consecutive numbers.
         each = state.log_likelihood[0].size
@@ -140,6 +148,17 @@ class Restarts(AbstractFitter):
     ) -> FitResult:
         """The inner fitter's derivatives, of the start that was chosen."""
         return self.fitter.attach(result, x, None, weights)
+
+
+def best_of(results: FitResult) -> Int[Array, ""]:
+    """Which of a batch of results to keep: the likeliest of those whose components are clusters.
+
+    Of all that did not fail where none is such, and of all where every one failed.
+    """
+    likely = _rankable(results.log_likelihood)
+    failed = (results.status == Status.singular_covariance) | (results.status == Status.non_finite)
+    grade = jnp.where(failed, 0, jnp.where(jnp.any(results.spurious, axis=1), 1, 2))
+    return jnp.argmax(jnp.where(grade == jnp.max(grade), likely, -jnp.inf))
 
 
 def _rankable(log_likelihood: Float[Array, "starts *inner"]) -> Float[Array, " starts"]:

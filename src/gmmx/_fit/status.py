@@ -1,9 +1,27 @@
 """How a fit ended."""
 
+from typing import Any
+
 import equinox as eqx
+import jax
+import numpy as np
+from jax.core import Tracer
+
+from .._summary import counts
 
 
-class Status(eqx.Enumeration):
+class _Counted(type(eqx.Enumeration)):
+    """Of many statuses, says how often each occurs."""
+
+    def __getitem__(cls, item: Any) -> str:
+        values = getattr(item, "_value", None)
+        concrete = isinstance(values, jax.Array | np.ndarray) and not isinstance(values, Tracer)
+        if concrete and values.ndim:
+            return counts(list(cls._name_to_item), values)  # pyright: ignore[reportAttributeAccessIssue]
+        return super().__getitem__(item)
+
+
+class Status(eqx.Enumeration, metaclass=_Counted):
     """How a fit ended; the messages are for the user."""
 
     running = "the fit has not ended yet."
@@ -13,9 +31,19 @@ class Status(eqx.Enumeration):
         "tol if the result is good enough."
     )
     interrupted = "the fit was interrupted; the result is the best model up to then."
+    stalled = (
+        "the likelihood has not risen for as many steps as patience, but its gradient is not "
+        "small: the result is the best model met, and no optimum. The learning rate is too high, "
+        "too low or zero; about 0.05 suits optax.adam."
+    )
     empty_component = (
         "a component has lost all its samples and stands at weight zero. Take fewer components, "
         "or start from gmmx.initialize(x, n_components)."
+    )
+    spurious_component = (
+        "the fit has converged, but a component is no cluster: only the variance floor keeps it "
+        "from collapsing, or it rests on too few samples. `result.spurious` says which. Take fewer "
+        "components, more starts (gmmx.Restarts), or a larger reg_covar."
     )
     means_rounded = (
         "the likelihood changed by less than tol, but the data lie so far from zero, in units of "

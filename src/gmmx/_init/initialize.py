@@ -4,10 +4,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, Real
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .. import _checks, _rows
 from .._covariance import structure_named
+from .._engine.floor import RELATIVE
 from .._engine.frame import Frame
 from .._engine.memberships import fit_memberships
 from .._mixture import GaussianMixture
@@ -54,6 +55,7 @@ _SMALL = 2**22
 METHODS = {
     "kmeans": _by_kmeans,
     "kmeans++": _by_seeds,
+    "k-means++": _by_seeds,  # scikit-learn's spelling
     "random": _at_random,
     "random_from_data": _from_data,
 }
@@ -67,7 +69,7 @@ def initialize(
     method: str = "kmeans",
     key: PRNGKeyArray | None = None,
     weights: Any = None,
-    reg_covar: Real[ArrayLike, ""] = 1e-6,
+    reg_covar: Any = RELATIVE,
 ) -> GaussianMixture:
     """A mixture to start a fit from: memberships by `method`, then one M-step.
 
@@ -82,7 +84,8 @@ def initialize(
         `"random"`, memberships drawn, whose components start near one another.
     - `key`: `jax.random.key(0)` if there is none.
     - `weights`: sample weights `(n,)`.
-    - `reg_covar`: added to the variances.
+    - `reg_covar`: added to the variances of the components: a part of each feature's variance in
+        the data, or `(d,)`, the variances to add, in the squared units of the data.
 
     **Raises:** `ValueError` for data that cannot be fitted and for an unknown method or structure.
 
@@ -95,7 +98,8 @@ def initialize(
         raise ValueError(f"method={method!r} is unknown; expected one of {known}.")
     x = _checks.check_data(x, n_components)
     weights = _checks.check_weights(weights, x.shape[0], x.dtype)
-    key = jax.random.key(0) if key is None else key
+    key = _checks.as_key(key)
+    _checks.check_floor(reg_covar)
     floor = jnp.asarray(reg_covar, x.dtype)
     start = _start
     if _checks.is_concrete(x, weights, key, floor):

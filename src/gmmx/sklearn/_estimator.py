@@ -27,6 +27,12 @@ from ._start import Given, start
 
 _FLOATS = (np.float64, np.float32)
 _MAX_SEED = 2**31 - 1
+NOT_CONVERGED = (
+    "Best performing initialization did not converge. Try different init parameters, or increase "
+    "max_iter, tol, or check for degenerate data."
+)
+# The part of a feature's variance that the floor may be without a word.
+_WIDE_FLOOR = 0.01
 
 
 class GaussianMixture(DensityMixin, BaseEstimator):
@@ -147,6 +153,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             weights = _checks.check_weights(
                 sample_weight, x.shape[0], x.dtype, name="sample_weight"
             )
+            _warn_of_floor(self.reg_covar, x)
             best = self._best(x, None if weights is None else np.asarray(weights))
             parameters = fitted_parameters(best.gmm)
         for name, value in parameters.items():
@@ -209,7 +216,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             return Outcome(gmm, [], False, None)
         fitter, key = self.fitter, None
         if fitter is None:
-            fitter = EMFitter(self.tol, self.max_iter, self.reg_covar)
+            fitter = EMFitter(self.tol, self.max_iter, np.full(x.shape[1], self.reg_covar))
         else:
             # Not for EM, which draws nothing: scikit-learn's sequence of draws stays the same.
             key = jax.random.key(random.randint(_MAX_SEED))
@@ -324,13 +331,28 @@ def _copy(source: Any, target: Any) -> Any:
     return target
 
 
+def _warn_of_floor(reg_covar: float, x: Float[np.ndarray, "n d"]) -> None:
+    """Warn where `reg_covar`, in squared units of the data, would blur them."""
+    variances = x.var(axis=0)
+    least = variances[variances > 0].min(initial=np.inf)
+    if reg_covar > _WIDE_FLOOR * least:
+        warnings.warn(
+            f"reg_covar={reg_covar:g} is {reg_covar / least:.2g} of the variance of a feature, "
+            f"{least:.3g}: clusters narrower than that are not seen. Scale the data "
+            "(sklearn.preprocessing.StandardScaler), or lower reg_covar.",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
 def _warn(outcome: Outcome) -> None:
     """Warn of a bad status, at the line that called `fit`."""
     if outcome.status is None:
         return
     message = Status[outcome.status]
-    if message == Status[Status.converged]:
+    # scikit-learn says nothing of a component that collapsed.
+    if message in (Status[Status.converged], Status[Status.spurious_component]):
         return
     if not outcome.converged:
-        message = f"Best performing initialization did not converge: {message}"
+        message = f"{NOT_CONVERGED} In detail: {message}"
     warnings.warn(message, ConvergenceWarning, stacklevel=4)

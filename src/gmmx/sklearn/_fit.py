@@ -16,7 +16,7 @@ from .._fit.state import FitState
 from .._fit.status import Status
 from .._mixture import GaussianMixture
 from ._report import Report
-from ._start import ILL_DEFINED
+from ._start import ILL_DEFINED, check_defined
 
 
 def double_precision() -> Any:
@@ -77,6 +77,7 @@ def run(
         if reason == Status[Status.singular_covariance]:
             raise ValueError(ILL_DEFINED) from error
         raise ValueError(f"Fitting the mixture model failed: {reason}") from error
+    check_defined(result.gmm, x)
     status = result.status
     if Status[status] == Status[Status.interrupted]:
         if not rested:

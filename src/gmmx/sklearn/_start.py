@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -85,20 +84,18 @@ class Given(NamedTuple):
 
         **Raises:** `ValueError` if they are not valid.
         """
-        weights = _of_shape(weights, "weights_init", shape[:1], dtype)
-        means = _of_shape(means, "means_init", shape, dtype)
-        natural = structure.natural_shape(*shape)
-        precisions = _of_shape(precisions, "precisions_init", natural, dtype)
+        # By scikit-learn's names and in its words, which programs may match.
+        precision = f"{structure.covariance_type} precision"
+        weights = _of_shape(weights, "weights", shape[:1], dtype)
+        means = _of_shape(means, "means", shape, dtype)
+        precisions = _of_shape(precisions, precision, structure.natural_shape(*shape), dtype)
         if weights is not None:
             _check_distribution(weights)
         try:
             factors = None if precisions is None else structure.from_precisions(precisions)
         except ValueError as error:
-            raise ValueError(
-                "The parameter 'precisions_init' should hold symmetric positive-definite "
-                f"precisions, with covariance_type={structure.covariance_type!r}. Read as a "
-                f"covariance, {error}"
-            ) from error
+            kind = "positive" if structure.axis_aligned else "symmetric, positive-definite"
+            raise ValueError(f"'{precision}' should be {kind}") from error
         return cls(None if weights is None else jnp.log(weights), means, factors)
 
 
@@ -119,13 +116,13 @@ def _of_shape(
 def _check_distribution(weights: Float[Array, " k"]) -> None:
     if bool(jnp.any((weights < 0) | (weights > 1))):
         raise ValueError(
-            "The parameter 'weights_init' should be in the range [0, 1], but got max value "
-            f"{weights.max():.5f}, min value {weights.min():.5f}"
+            "The parameter 'weights' should be in the range [0, 1], but got max value "
+            f"{weights.min():.5f}, min value {weights.max():.5f}"
         )
     if abs(1 - weights.sum()) > (1e-6 if weights.dtype == np.float32 else 1e-8):
         raise ValueError(
-            "The parameter 'weights_init' should be normalized, but got sum(weights) = "
-            f"{weights.sum():.5f}. Divide them by their sum."
+            f"The parameter 'weights' should be normalized, but got sum(weights) = "
+            f"{weights.sum():.5f}"
         )
 
 
@@ -147,10 +144,24 @@ def start(
             METHODS[method](x, weights, n_components, random),
             structure.covariance_type,
             weights=weights,
-            reg_covar=reg_covar,
+            # scikit-learn's floor is in the squared units of the data.
+            reg_covar=np.full(x.shape[1], reg_covar),
         )
         parts = {**{name: getattr(estimated, name) for name in given._fields}, **parts}
     gmm = GaussianMixture(**parts)
-    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gmm.structure)):
-        raise ValueError(ILL_DEFINED)
+    check_defined(gmm, x)
     return gmm
+
+
+def check_defined(gmm: GaussianMixture, x: _Data) -> None:
+    """Refuse, in scikit-learn's words, a variance that is nothing but rounding.
+
+    That of a feature given those before it, as the Cholesky factors have it.
+    """
+    factors = np.asarray(gmm.factors())
+    pivots = factors if factors.ndim == 2 else np.diagonal(factors, axis1=1, axis2=2)
+    eps, d = float(np.finfo(x.dtype).eps), x.shape[1]
+    with np.errstate(divide="ignore", over="ignore"):
+        defined = pivots**-2.0 > np.maximum(64 * d * eps * x.var(axis=0), 2**13 * eps**2)
+    if not defined.all():
+        raise ValueError(ILL_DEFINED)

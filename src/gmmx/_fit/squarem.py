@@ -1,0 +1,93 @@
+"""Squared extrapolation of EM (Varadhan & Roland 2008), in unconstrained coordinates.
+
+Two EM steps from θ₀, r = θ₁ − θ₀ and v = (θ₂ − θ₁) − r, say how slowly EM turns:
+
+    θ' = θ₀ + 2ar + a²v,  a = ‖r‖/‖v‖ ≥ 1,
+
+where a = 1 is θ₂ itself. The model that is evaluated after θ₁ is θ' at once, so a turn costs two
+passes over the data. Where the likelihood is less than that of θ₁, EM goes on from θ₁ with shorter
+leaps.
+"""
+
+import dataclasses
+from typing import Self
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PyTree
+
+from .._mixture import GaussianMixture
+from .frozen import split
+from .standardise import Standardisation
+from .state import where
+
+# By how much the bound on a grows, and shrinks.
+_FACTOR = 4
+
+
+class Squarem(eqx.Module):
+    """What is remembered from step to step."""
+
+    units: Standardisation
+    """Norms are taken in these, so that nothing depends on the units of the data"""
+    anchor: GaussianMixture
+    """θ₀"""
+    longest: Float[Array, ""]
+    """The bound on a"""
+    leaping: Bool[Array, ""]
+    """Whether the model in hand was extrapolated"""
+
+    @classmethod
+    def begin(cls, gmm: GaussianMixture, units: Standardisation) -> Self:
+        """Before the first step, which is one of EM."""
+        return cls(units, gmm, jnp.ones((), gmm.dtype), jnp.asarray(True))
+
+    def step(
+        self, gmm: GaussianMixture, updated: GaussianMixture, frozen: frozenset[str]
+    ) -> "tuple[GaussianMixture, Squarem]":
+        """The model to evaluate next: that of EM or, every second time, one further on.
+
+        **Arguments:**
+
+        - `gmm`: the model in hand, and `updated` what EM makes of it.
+        """
+        leap = ~self.leaping
+        further, hit = self._leap(gmm, updated, frozen)
+        longest = jnp.where(leap & hit, _FACTOR * self.longest, self.longest)
+        anchor = where(leap, self.anchor, gmm)
+        memory = dataclasses.replace(self, anchor=anchor, longest=longest, leaping=leap)
+        return where(leap, further, updated), memory
+
+    def refused(self) -> Self:
+        """After a leap that lowered the likelihood: EM comes next, and the next leap is shorter."""
+        longest = jnp.maximum(self.longest / _FACTOR**2, 1)
+        return dataclasses.replace(self, longest=longest)
+
+    def _leap(
+        self, middle: GaussianMixture, newest: GaussianMixture, frozen: frozenset[str]
+    ) -> tuple[GaussianMixture, Bool[Array, ""]]:
+        """θ', and whether a was as long as it may be."""
+        (zero, _), (one, _), (two, held) = (
+            split(self.units.into(gmm), frozen) for gmm in (self.anchor, middle, newest)
+        )
+        r = jax.tree.map(_difference, one, zero)
+        v = jax.tree.map(lambda b, a, r: _difference(b, a) - r, two, one, r)
+        ratio = jnp.sqrt(_square(r) / jnp.maximum(_square(v), jnp.finfo(middle.dtype).tiny))
+        a = jnp.clip(ratio, 1, self.longest)
+        further = jax.tree.map(
+            lambda end, r, v: end + (2 * (a - 1) * r + (a**2 - 1) * v), two, r, v
+        )
+        back = self.units.back(eqx.combine(further, held))
+        # What is frozen to the last digit as it was.
+        kept = eqx.combine(split(back, frozen)[0], split(newest, frozen)[1])
+        return kept, ratio >= self.longest
+
+
+def _difference(a: Array, b: Array) -> Array:
+    """a − b; zero for the logit of a component that is not there."""
+    return jnp.where(jnp.isfinite(a) & jnp.isfinite(b), a - b, 0)
+
+
+def _square(tree: PyTree) -> Float[Array, ""]:
+    return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(tree))
