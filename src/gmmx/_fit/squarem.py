@@ -90,4 +90,5 @@ def _difference(a: Array, b: Array) -> Array:
 
 
 def _square(tree: PyTree) -> Float[Array, ""]:
-    return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(tree))
+    squares = [jnp.sum(leaf**2) for leaf in jax.tree.leaves(tree)]
+    return sum(squares[1:], squares[0])

@@ -15,9 +15,10 @@ class _Counted(type(eqx.Enumeration)):
 
     def __getitem__(cls, item: Any) -> str:
         values = getattr(item, "_value", None)
-        concrete = isinstance(values, jax.Array | np.ndarray) and not isinstance(values, Tracer)
-        if concrete and values.ndim:
-            return counts(list(cls._name_to_item), values)  # pyright: ignore[reportAttributeAccessIssue]
+        concrete = not isinstance(values, Tracer)
+        if isinstance(values, jax.Array | np.ndarray) and concrete and values.ndim:
+            names = list(cls._name_to_item)  # pyright: ignore[reportAttributeAccessIssue]
+            return counts(names, values)
         return super().__getitem__(item)
 
 
