@@ -303,12 +303,16 @@ def test_statuses_are_data_under_a_transformation(blobs):
 def test_fit_under_jit_is_the_eager_fit(structure, blobs):
     x = blobs.astype(np.float32)
     gmm = gmmx.initialize(x, K, structure.name, method="random_from_data")
-    fitter = EMFitter(tol=1e-5, max_iter=200)
-    eager = fitter.fit(x, gmm)
-    traced = jax.jit(lambda x, gmm: fitter.fit(x, gmm))(x, gmm)
+    # So many steps, since a tolerance may be met a step apart where rounding decides.
+    fitter = EMFitter(tol=0, max_iter=15)
+    eager = ended(fitter, x, gmm)
+    traced = jax.jit(lambda x, gmm: EMFitter(tol=1e-3, max_iter=200).fit(x, gmm))(x, gmm)
     assert traced.history.shape == (200,)
-    n = int(eager.n_iter)
-    assert traced.n_iter == n and np.isneginf(traced.history[n:]).all()
+    n = int(traced.n_iter)
+    assert n < 200 and np.isneginf(traced.history[n:]).all()
+    traced = jax.jit(lambda x, gmm: fitter.fit(x, gmm))(x, gmm)
+    assert traced.n_iter == eager.n_iter == 15
+    n = 15
     scale = 1e2 * np.finfo(x.dtype).eps
     np.testing.assert_allclose(traced.history[:n], eager.history, rtol=scale)
     for a, b in zip(jax.tree.leaves(traced.gmm), jax.tree.leaves(eager.gmm), strict=True):

@@ -34,7 +34,7 @@ def parameters_of(gmm):
 
 def train(arrays, options):
     start, x = model(arrays, options), jnp.asarray(arrays["x"])
-    fit = fitter(options, x.shape[1]).fit
+    fit = fitter(options, x.shape[-1]).fit
     if options.get("jit"):
         fit = eqx.filter_jit(fit)
 
@@ -56,7 +56,7 @@ def predict(arrays, options):
 
 def many(arrays, options):
     x = jnp.asarray(arrays["x"])
-    em = fitter(options, x.shape[1])
+    em = fitter(options, x.shape[-1])
     starts = jax.vmap(gmmx.GaussianMixture.from_parameters)(
         *(jnp.asarray(arrays[name]) for name in ("weights", "means", "covariances"))
     )
