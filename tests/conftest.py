@@ -1,6 +1,7 @@
 """How every test runs, and the registry of covariance structures that the contract runs over."""
 
 import contextlib
+import functools
 import os
 
 # Before JAX starts: two devices on the host, so that nothing quietly relies on there being one.
@@ -197,13 +198,19 @@ QUICK = {
 }
 
 
-def quickly(fn: Callable) -> Callable:
-    """`jax.jit(fn)` for what is compiled to be run once."""
+@functools.cache
+def quick_options() -> dict[str, object]:
+    """These options; none for an older XLA, which lacks one of them."""
     try:
         jax.jit(lambda: 0, compiler_options=QUICK)()
-    except jax.errors.JaxRuntimeError:  # an older XLA, which lacks an option
-        return jax.jit(fn)
-    return jax.jit(fn, compiler_options=QUICK)
+    except jax.errors.JaxRuntimeError:
+        return {}
+    return QUICK
+
+
+def quickly(fn: Callable) -> Callable:
+    """`jax.jit(fn)` for what is compiled to be run once."""
+    return jax.jit(fn, compiler_options=quick_options())
 
 
 @contextlib.contextmanager

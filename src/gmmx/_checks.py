@@ -123,7 +123,7 @@ def _as_numpy(value: Any, name: str) -> np.ndarray:
 
 
 def _is_missing(value: Any) -> bool:
-    """None and pandas.NA, which alone is not equal to itself in a way that is not a truth."""
+    """Whether it is None, or one of pandas' marks, which are found by name without pandas."""
     return value is None or type(value).__name__ in ("NAType", "NaTType")
 
 

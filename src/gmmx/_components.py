@@ -80,12 +80,6 @@ class AbstractComponents(eqx.Module):
         """log w_k + log|W_k| − d/2 log 2π"""
         return self.log_weights + self.half_log_det() - self.n_features * math.log(2 * math.pi) / 2
 
-    def floor_share(self, variances: Float[Array, " d"]) -> Float[Array, " k"]:
-        """tr FΛ_k, which a floor of these variances on the diagonal of F penalises."""
-        factors = self.factors()
-        trace = jnp.sum(factors**2 * variances, axis=tuple(range(1, factors.ndim)))
-        return jnp.broadcast_to(trace, self.logits.shape)
-
 
 Components = TypeVar("Components", bound=AbstractComponents)
 

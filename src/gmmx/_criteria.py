@@ -13,6 +13,12 @@ from ._components import AbstractComponents
 from ._engine.density import at_points, log_prob_of
 
 
+def criteria(gmm: AbstractComponents, log_n: Any, log_l: Any, certainty: Any) -> tuple[Any, ...]:
+    """(BIC, ICL, AIC) of log n, log L and Σ_i log max_k p(k | x_i)."""
+    bic = gmm.n_parameters * log_n - 2 * log_l
+    return bic, bic - 2 * certainty, 2 * gmm.n_parameters - 2 * log_l
+
+
 def score(gmm: AbstractComponents, x: Any, weights: Any = None) -> Float[Array, ""]:
     """The mean of log p(x)"""
     log_prob = at_points(gmm, x, log_prob_of)
@@ -23,26 +29,27 @@ def score(gmm: AbstractComponents, x: Any, weights: Any = None) -> Float[Array, 
 def aic(gmm: AbstractComponents, x: Any, weights: Any = None) -> Float[Array, ""]:
     """2ν − 2 log L (Akaike 1974)"""
     log_prob = at_points(gmm, x, log_prob_of)
-    return 2 * gmm.n_parameters - 2 * _total(log_prob, _counts(log_prob, weights)[0])
+    return criteria(gmm, 0, _total(log_prob, _counts(log_prob, weights)[0]), 0)[2]
 
 
 def bic(gmm: AbstractComponents, x: Any, weights: Any = None) -> Float[Array, ""]:
     """ν log n − 2 log L (Schwarz 1978)"""
     log_prob = at_points(gmm, x, log_prob_of)
-    return _bic(gmm, log_prob, *_counts(log_prob, weights))
+    counts, n = _counts(log_prob, weights)
+    return criteria(gmm, _log(n), _total(log_prob, counts), 0)[0]
 
 
 def icl(gmm: AbstractComponents, x: Any, weights: Any = None) -> Float[Array, ""]:
     """BIC − 2 Σ_i log max_k p(k | x_i) (Biernacki, Celeux & Govaert 2000)"""
     log_prob, log_certainty = at_points(gmm, x, log_prob_and_certainty)
     counts, n = _counts(log_prob, weights)
-    return _bic(gmm, log_prob, counts, n) - 2 * _total(log_certainty, counts)
+    totals = (_total(values, counts) for values in (log_prob, log_certainty))
+    return criteria(gmm, _log(n), *totals)[1]
 
 
-def _bic(
-    gmm: AbstractComponents, log_prob: Float[Array, "*batch"], counts: Any, n: Any
-) -> Float[Array, ""]:
-    return gmm.n_parameters * jnp.log(jnp.maximum(n, 1)) - 2 * _total(log_prob, counts)
+def _log(n: Float[Array, ""]) -> Float[Array, ""]:
+    """log n; zero of no points."""
+    return jnp.log(jnp.maximum(n, 1))
 
 
 def log_prob_and_certainty(

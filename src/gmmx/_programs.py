@@ -18,18 +18,27 @@ class Program:
 
     `compile_soon` is for small work that Python starts: inside another program JAX takes no
     options, and calls the program itself.
+
+    **Arguments:**
+
+    - `small`: the multiplications up to which `at` compiles soon.
     """
 
     # Whether this version of XLA knows the option; found out at the first call.
     _known: ClassVar[bool] = True
 
-    def __init__(self, fn: Callable[..., Any], jit: Any = eqx.filter_jit):
+    def __init__(self, fn: Callable[..., Any], jit: Any = eqx.filter_jit, small: int = 2**22):
+        self._small = small
         self._program = jit(fn)
         # Equinox hands on what it does not know to `jax.jit`.
         self._soon = jit(fn, compiler_options=_QUICK)
 
     def __call__(self, *args: Any) -> Any:
         return self._program(*args)
+
+    def at(self, work: int) -> Callable[..., Any]:
+        """The program for a call of so many multiplications."""
+        return self.compile_soon if work <= self._small else self
 
     def compile_soon(self, *args: Any) -> Any:
         """The same, compiled in half the time, to run a little slower."""

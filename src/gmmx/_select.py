@@ -14,14 +14,13 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from . import _checks, _rows
 from ._covariance import AbstractCovariance, structure_named
-from ._criteria import log_prob_and_certainty
+from ._criteria import criteria, log_prob_and_certainty
 from ._engine.density import evaluate
 from ._engine.memberships import Clusters
 from ._fit.base import AbstractFitter, solve
 from ._fit.em import EMFitter
 from ._fit.restarts import Restarts, best_of
 from ._fit.result import FitResult, FitWarning
-from ._fit.status import Status
 from ._init import kmeans
 from ._init.initialize import scaled
 from ._mixture import GaussianMixture
@@ -32,8 +31,6 @@ from ._selection import CRITERIA, Candidate, Selection
 _FAR = 1e6
 # Multiplications of an EM step from which a second program for the smaller mixtures pays.
 _WORTH_COMPILING = 2**29
-# Multiplications below which programs are compiled soon rather than well.
-_SMALL = 2**22
 
 
 def select(
@@ -214,17 +211,16 @@ class _Cell:
             mean, certainty = (
                 float(counted @ np.asarray(v, np.float64)) / n for v in (log_prob, log_certainty)
             )
-        total = math.nan if _failed(result) else self.count * mean
-        entropy = -2 * self.count * certainty
-        bic = result.gmm.n_parameters * math.log(self.count) - 2 * total
+        total = math.nan if result.failed else self.count * mean
+        bic, icl, aic = criteria(result.gmm, math.log(self.count), total, self.count * certainty)
         return Candidate(
             covariance_type=self.structure.covariance_type,
             n_components=self.n_components,
             n_parameters=result.gmm.n_parameters,
             log_likelihood=total / self.count,
             bic=bic,
-            icl=bic + entropy,
-            aic=2 * result.gmm.n_parameters - 2 * total,
+            icl=icl,
+            aic=aic,
             held_out=held_out,
             result=result,
         )
@@ -236,15 +232,14 @@ class _Cell:
             fold = np.pad(fold, (0, len(counted) - len(fold)))
             train = np.where(fold, 0, counted).astype(self.x.dtype)
             result, predicted, _ = self.fit(jnp.asarray(train * (self.n / train.sum())))
-            log_prob[fold] = math.nan if _failed(result) else np.asarray(predicted)[fold]
+            log_prob[fold] = math.nan if result.failed else np.asarray(predicted)[fold]
         return float(counted.astype(np.float64) @ log_prob / self.n)
 
     def fit(self, weights: Array | None) -> tuple[FitResult, Array, Array]:
         """The likeliest of the fits, log p(x_i), and log max_k p(k | x_i)."""
         wanted = jax.device_put(np.int32(self.n_components))
-        clusters, fit = _clusters, _fit
-        if self.x.size * self.padded * self.x.shape[1] <= _SMALL:
-            clusters, fit = _clusters.compile_soon, _fit.compile_soon
+        work = self.x.size * self.padded * self.x.shape[1]
+        clusters, fit = _clusters.at(work), _fit.at(work)
         found = clusters(self.padded, self.x, wanted, weights, self.keys)
         result, dense = fit(self.structure, self.fitter, self.x, found, weights, self.keys)
         return result, *evaluate(dense, self.x, log_prob_and_certainty)
@@ -300,11 +295,6 @@ def _fit(
     gmm = result.gmm
     dense = structure_named("full").from_factors(gmm.dense_factors())
     return result, dataclasses.replace(gmm, structure=dense)
-
-
-def _failed(result: FitResult) -> Any:
-    """Whether the fit broke down: its likelihood, perhaps high, says nothing."""
-    return (result.status == Status.singular_covariance) | (result.status == Status.non_finite)
 
 
 def trim(gmm: GaussianMixture, k: int) -> GaussianMixture:

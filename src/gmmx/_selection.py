@@ -60,7 +60,7 @@ class Candidate:
     @property
     def failed(self) -> bool:
         """Whether the fit broke down; then its criteria are NaN."""
-        return self.status in ("singular_covariance", "non_finite")
+        return bool(self.result.failed)
 
 
 _COLUMNS = (

@@ -17,7 +17,7 @@ from tabulate import tabulate
 
 from . import _checks
 from ._components import AbstractComponents
-from ._criteria import log_prob_and_certainty
+from ._criteria import criteria, log_prob_and_certainty
 from ._engine.density import at_points, labels_of
 
 MOST_COMPONENTS = 12
@@ -180,11 +180,10 @@ def _at_data(gmm: AbstractComponents, x: Any) -> tuple[str, Int[np.ndarray, " k"
     x = _checks.check_data(x, 1, gmm.n_features)
     log_prob, certainty, labels = map(np.asarray, at_points(gmm, x, _of_rows))
     n, total = len(labels), float(np.sum(log_prob, dtype=np.float64))
-    bic = gmm.n_parameters * math.log(n) - 2 * total
+    bic, icl, aic = criteria(gmm, math.log(n), total, np.sum(certainty, dtype=np.float64))
     text = (
         f"{_count(n, 'row')}: mean log-likelihood {total / n:.4f} nats, BIC {bic:.1f}, "
-        f"ICL {bic - 2 * np.sum(certainty, dtype=np.float64):.1f}, "
-        f"AIC {2 * gmm.n_parameters - 2 * total:.1f}"
+        f"ICL {icl:.1f}, AIC {aic:.1f}"
     )
     return text, np.bincount(labels[labels >= 0], minlength=gmm.n_components)
 

@@ -80,7 +80,7 @@ MaxIter = Annotated[
 RegCovar = Annotated[
     float | None,
     typer.Option(help="Number added to the variances, as a part of each feature's variance in the "
-                 "data. (1e-6)"),
+                 "data. (1e-8)"),
 ]  # fmt: skip
 Seed = Annotated[int, typer.Option(help="Seed of all random numbers.")]
 Starts = Annotated[

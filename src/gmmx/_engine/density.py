@@ -20,9 +20,6 @@ from .packed import Packed
 from .way import AbstractWay
 from .whitened import Whitened
 
-# Multiplications, n·K·d², below which a program is compiled soon rather than well.
-_SMALL = 2**22
-
 Reduce = Callable[[Float[Array, "k n"]], PyTree]
 """A function of log-joints, component by component and row by row, that puts rows first"""
 
@@ -67,7 +64,7 @@ def evaluate(gmm: AbstractComponents, x: Float[Array, "n d"], reduce: Reduce) ->
     if not _checks.is_concrete(gmm, x):
         return traced(gmm, x, reduce, ladder)
     filled = fill_rows(x)
-    program = _program.compile_soon if filled.size * gmm.means.size <= _SMALL else _program
+    program = _program.at(filled.size * gmm.means.size)
     values, bad = program(gmm, filled, reduce, ladder.only(0))
     for number in range(1, len(ladder.ways)):
         if bad:

@@ -45,7 +45,9 @@ class Floor(eqx.Module):
 
     def shares(self, gmm: AbstractComponents) -> Float[Array, " k"]:
         """tr FΛ_k: in how many directions a component has no variance but the floor."""
-        return gmm.floor_share(self.variances)
+        factors = gmm.factors()
+        trace = jnp.sum(factors**2 * self.variances, axis=tuple(range(1, factors.ndim)))
+        return jnp.broadcast_to(trace, gmm.logits.shape)
 
     def spurious(
         self, gmm: AbstractComponents, count: Float[Array, ""], frozen: frozenset[str]

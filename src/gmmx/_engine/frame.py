@@ -30,8 +30,8 @@ class Frame(eqx.Module):
     ) -> Self:
         """The mean of the rows and their deviations or, if `turned`, their covariance."""
         n, d = x.shape
-        centre, square = mean_and_variance(x, weights)
-        deviation = jnp.sqrt(jnp.where(square > 0, square, 1))
+        centre, variance = mean_and_variance(x, weights)
+        deviation = jnp.sqrt(jnp.where(variance > 0, variance, 1))
         if not turned:
             return cls(centre, deviation, None)
 

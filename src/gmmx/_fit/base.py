@@ -10,6 +10,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Self
 
 import equinox as eqx
@@ -301,13 +302,13 @@ def _with(x: Array, data: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: x if isinstance(leaf, _Same) else leaf, data)
 
 
-@Program
+@partial(Program, small=_SMALL)
 def _prepare(fitter, x, gmm, weights, key, ladder) -> tuple[PyTree, FitState]:
     data, state = _begin(fitter, x, gmm, weights, key, ladder)
     return _without(x, data), state
 
 
-@Program
+@partial(Program, small=_SMALL)
 def _block(fitter, state, data, weights, limit, ladder) -> tuple[Any, ...]:
     state, history = _advance(fitter, state, data, weights, limit, ladder, _BLOCK_STEPS)
     return state, fitter.finish(state), history, state.status == Status.running
@@ -375,7 +376,7 @@ class _Run:
 
     def _prepared(self) -> tuple[PyTree, FitState]:
         arguments = (self.fitter, self.x, self.gmm, self.weights, self.key, self.ladder)
-        data, state = (_prepare.compile_soon if self.small else _prepare)(*arguments)
+        data, state = _prepare.at(self.each)(*arguments)
         return _with(self.x, data), state
 
     def _blocks(self, state, data, bar: Bar, callback, steps: int) -> None:
@@ -387,8 +388,7 @@ class _Run:
                 end = np.int32(min(self.limit, max(n_iter, 0) + steps))
                 ladder = self.ladder.only(way)
                 arguments = (self.fitter, state, data, self.weights, end, ladder)
-                block = _block.compile_soon if self.small else _block
-                new, result, *seen = block(*arguments)
+                new, result, *seen = _block.at(self.each)(*arguments)
                 history, going, reached, way = jax.device_get((*seen, new.n_iter, new.way))
                 made, way = int(reached) - n_iter, int(way)
                 # At once, so that Ctrl-C finds a state and the trace of that state.

@@ -109,7 +109,7 @@ class EMFitter(AbstractFitter):
         )
         form = Form(weight, means, factors)
         moments = Moments(weight, means, factors, zero, zero)
-        squarem = None if data.units is None else Squarem.begin(gmm, data.units)
+        squarem = Squarem.begin(gmm) if self.accelerate else None
         settled = jnp.asarray(False)
         memory = _Memory(data.floor, form, moments, weight, gmm, settled, absent, squarem)
         return FitState.begin(gmm, memory, gmm.dtype)
@@ -123,7 +123,8 @@ class EMFitter(AbstractFitter):
         updated = maximise(state.gmm, memory.form, memory.moments, frame, added, self.frozen)
         squarem = memory.squarem
         if squarem is not None:
-            updated, squarem = squarem.step(state.gmm, updated, self.frozen)
+            assert data.units is not None  # both are there, or neither is
+            updated, squarem = squarem.step(state.gmm, updated, data.units, self.frozen)
         memory = dataclasses.replace(memory, previous=state.gmm, squarem=squarem)
         return dataclasses.replace(state, gmm=updated, inner=memory)
 

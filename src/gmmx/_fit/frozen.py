@@ -23,6 +23,11 @@ def check_frozen(names: str | Iterable[str]) -> frozenset[str]:
     return names
 
 
+def keep(moved: GaussianMixture, gmm: GaussianMixture, frozen: frozenset[str]) -> GaussianMixture:
+    """The moved model, what is frozen to the last digit as it was."""
+    return eqx.combine(split(moved, frozen)[0], split(gmm, frozen)[1])
+
+
 def split(gmm: GaussianMixture, frozen: frozenset[str]) -> tuple[GaussianMixture, GaussianMixture]:
     """The model in two parts, fitted and frozen; `eqx.combine` joins them."""
     parts = {"weights": gmm.logits, "means": gmm.means, "covariances": gmm.structure}

@@ -17,11 +17,11 @@ from .._engine.floor import RELATIVE, Floor
 from .._engine.ladder import Ladder
 from .._mixture import GaussianMixture
 from .base import AbstractFitter
-from .frozen import check_frozen, split
+from .frozen import check_frozen, keep, split
 from .options import floor, optional, positive, sweepable
 from .result import FitResult, conclude, mean_of
 from .standardise import Standardisation
-from .state import FitState, where
+from .state import FitState, squared_norm, where
 from .status import Status
 
 
@@ -281,13 +281,14 @@ class GradientFitter(AbstractFitter):
         rested = (state.n_iter - since).astype(z.dtype) >= jnp.asarray(self.patience, z.dtype)
         # A rest far from any optimum is one of the optimiser; above all if nothing was gained.
         # Where rows are held out the best model is none of the others.
-        slope = _half_square(gradient) if memory.held_out is None else memory.promise
+        slope = squared_norm(gradient) / 2 if memory.held_out is None else memory.promise
         promise = jnp.where(better, slope, memory.promise)
         tol = jnp.asarray(self.tol, z.dtype)
         steep = promise > jnp.where(since > 0, jnp.maximum(_STEEP, 1e2 * tol), tol)
         ended = Status.where(steep, Status.stalled, Status.converged)
         status = Status.where(rested, ended, Status.running)
         status = Status.where(jnp.isfinite(objective), status, Status.non_finite)
+        back = memory.units.back(memory.model(memory.trained))
         inner = dataclasses.replace(
             memory,
             gradient=gradient,
@@ -299,7 +300,7 @@ class GradientFitter(AbstractFitter):
         )
         return dataclasses.replace(
             state,
-            gmm=where(better, self._back(memory, state.gmm), state.gmm),
+            gmm=where(better, keep(back, state.gmm, self.frozen), state.gmm),
             log_likelihood=log_likelihood,
             log_likelihood_diff=log_likelihood - state.log_likelihood,
             status=status,
@@ -307,21 +308,11 @@ class GradientFitter(AbstractFitter):
             inner=inner,
         )
 
-    def _back(self, memory: _Memory, gmm: GaussianMixture) -> GaussianMixture:
-        """The current model in the data's units, what is frozen to the last digit as it was."""
-        back = memory.units.back(memory.model(memory.trained))
-        return eqx.combine(split(back, self.frozen)[0], split(gmm, self.frozen)[1])
-
     def finish(self, state: FitState) -> FitResult:
         memory = state.inner
         state = dataclasses.replace(state, log_likelihood=memory.value)
         spurious = memory.floor.spurious(state.gmm, memory.count, self.frozen)
         return conclude(state, floor=memory.floor.variances, spurious=spurious)
-
-
-def _half_square(tree: PyTree) -> Float[Array, ""]:
-    squares = [jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(tree)]
-    return sum(squares[1:], squares[0]) / 2
 
 
 def _some_of(weights, x, fraction, key) -> Bool[Array, " n"]:

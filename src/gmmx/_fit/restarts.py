@@ -156,8 +156,7 @@ def best_of(results: FitResult) -> Int[Array, ""]:
     Of all that did not fail where none is such, and of all where every one failed.
     """
     likely = _rankable(results.log_likelihood)
-    failed = (results.status == Status.singular_covariance) | (results.status == Status.non_finite)
-    grade = jnp.where(failed, 0, jnp.where(jnp.any(results.spurious, axis=1), 1, 2))
+    grade = jnp.where(results.failed, 0, jnp.where(jnp.any(results.spurious, axis=1), 1, 2))
     return jnp.argmax(jnp.where(grade == jnp.max(grade), likely, -jnp.inf))
 
 

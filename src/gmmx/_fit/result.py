@@ -40,6 +40,11 @@ class FitResult(eqx.Module):
     start: Int[Array, ""]
     """Which start it is of, counted from 0"""
 
+    @property
+    def failed(self) -> Bool[Array, "*batch"]:
+        """Whether the fit broke down: its likelihood, perhaps high, says nothing."""
+        return (self.status == Status.singular_covariance) | (self.status == Status.non_finite)
+
     def summary(self, x: Any = None, *, names: Any = None) -> _summary.Summary:
         """How the fit ended, and the components, to be printed; see `GaussianMixture.summary`."""
         return _summary.of_fit(self, Status[self.status], x, names=names)

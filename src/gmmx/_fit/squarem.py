@@ -15,12 +15,12 @@ from typing import Self
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Bool, Float
 
 from .._mixture import GaussianMixture
-from .frozen import split
+from .frozen import keep, split
 from .standardise import Standardisation
-from .state import where
+from .state import squared_norm, where
 
 # By how much the bound on a grows, and shrinks.
 _FACTOR = 4
@@ -29,8 +29,6 @@ _FACTOR = 4
 class Squarem(eqx.Module):
     """What is remembered from step to step."""
 
-    units: Standardisation
-    """Norms are taken in these, so that nothing depends on the units of the data"""
     anchor: GaussianMixture
     """θ₀"""
     longest: Float[Array, ""]
@@ -39,21 +37,26 @@ class Squarem(eqx.Module):
     """Whether the model in hand was extrapolated"""
 
     @classmethod
-    def begin(cls, gmm: GaussianMixture, units: Standardisation) -> Self:
+    def begin(cls, gmm: GaussianMixture) -> Self:
         """Before the first step, which is one of EM."""
-        return cls(units, gmm, jnp.ones((), gmm.dtype), jnp.asarray(True))
+        return cls(gmm, jnp.ones((), gmm.dtype), jnp.asarray(True))
 
     def step(
-        self, gmm: GaussianMixture, updated: GaussianMixture, frozen: frozenset[str]
+        self,
+        gmm: GaussianMixture,
+        updated: GaussianMixture,
+        units: Standardisation,
+        frozen: frozenset[str],
     ) -> "tuple[GaussianMixture, Squarem]":
         """The model to evaluate next: that of EM or, every second time, one further on.
 
         **Arguments:**
 
         - `gmm`: the model in hand, and `updated` what EM makes of it.
+        - `units`: norms are taken in these, so that nothing depends on the units of the data.
         """
         leap = ~self.leaping
-        further, hit = self._leap(gmm, updated, frozen)
+        further, hit = self._leap(gmm, updated, units, frozen)
         longest = jnp.where(leap & hit, _FACTOR * self.longest, self.longest)
         anchor = where(leap, self.anchor, gmm)
         memory = dataclasses.replace(self, anchor=anchor, longest=longest, leaping=leap)
@@ -65,30 +68,28 @@ class Squarem(eqx.Module):
         return dataclasses.replace(self, longest=longest)
 
     def _leap(
-        self, middle: GaussianMixture, newest: GaussianMixture, frozen: frozenset[str]
+        self,
+        middle: GaussianMixture,
+        newest: GaussianMixture,
+        units: Standardisation,
+        frozen: frozenset[str],
     ) -> tuple[GaussianMixture, Bool[Array, ""]]:
         """θ', and whether a was as long as it may be."""
         (zero, _), (one, _), (two, held) = (
-            split(self.units.into(gmm), frozen) for gmm in (self.anchor, middle, newest)
+            split(units.into(gmm), frozen) for gmm in (self.anchor, middle, newest)
         )
         r = jax.tree.map(_difference, one, zero)
         v = jax.tree.map(lambda b, a, r: _difference(b, a) - r, two, one, r)
-        ratio = jnp.sqrt(_square(r) / jnp.maximum(_square(v), jnp.finfo(middle.dtype).tiny))
+        least = float(jnp.finfo(middle.dtype).tiny)
+        ratio = jnp.sqrt(squared_norm(r) / jnp.maximum(squared_norm(v), least))
         a = jnp.clip(ratio, 1, self.longest)
         further = jax.tree.map(
             lambda end, r, v: end + (2 * (a - 1) * r + (a**2 - 1) * v), two, r, v
         )
-        back = self.units.back(eqx.combine(further, held))
-        # What is frozen to the last digit as it was.
-        kept = eqx.combine(split(back, frozen)[0], split(newest, frozen)[1])
-        return kept, ratio >= self.longest
+        back = units.back(eqx.combine(further, held))
+        return keep(back, newest, frozen), ratio >= self.longest
 
 
 def _difference(a: Array, b: Array) -> Array:
     """a − b; zero for the logit of a component that is not there."""
     return jnp.where(jnp.isfinite(a) & jnp.isfinite(b), a - b, 0)
-
-
-def _square(tree: PyTree) -> Float[Array, ""]:
-    squares = [jnp.sum(leaf**2) for leaf in jax.tree.leaves(tree)]
-    return sum(squares[1:], squares[0])

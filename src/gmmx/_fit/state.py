@@ -45,3 +45,9 @@ class FitState(eqx.Module):
 def where(condition: Bool[Array, ""], true: PyTree, false: PyTree) -> Any:
     """Select between two trees of like structure, leaf by leaf."""
     return jax.tree.map(lambda a, b: jax.lax.select(condition, a, b), true, false)
+
+
+def squared_norm(tree: PyTree) -> Float[Array, ""]:
+    """The sum of the squares of all numbers in a tree."""
+    squares = [jnp.sum(leaf**2) for leaf in jax.tree.leaves(tree)]
+    return sum(squares[1:], squares[0])

@@ -49,9 +49,6 @@ def _one_hot(labels: Int[Array, " n"], k: int, x: Float[Array, "n d"]) -> Float[
     return jax.nn.one_hot(labels, k, dtype=x.dtype)
 
 
-# Multiplications of a step of k-means below which it is compiled soon rather than well.
-_SMALL = 2**22
-
 METHODS = {
     "kmeans": _by_kmeans,
     "kmeans++": _by_seeds,
@@ -104,7 +101,7 @@ def initialize(
     start = _start
     if _checks.is_concrete(x, weights, key, floor):
         x, weights = _rows.fill(x, weights)
-        start = _start.compile_soon if x.size * n_components <= _SMALL else _start
+        start = _start.at(x.size * n_components)
     return start(structure, METHODS[method], n_components, x, weights, key, floor)
 
 
