@@ -14,8 +14,9 @@ from gmmx import EMFitter, Status
 from gmmx._engine.centred import Centred
 from gmmx._engine.form import Form
 from gmmx._engine.ladder import Ladder
-from gmmx._engine.moments import Rows, expect, maximise
+from gmmx._engine.moments import maximise
 from gmmx._engine.packed import Packed
+from gmmx._engine.rows import Rows
 from gmmx._engine.whitened import Whitened
 
 K, D, N = 3, 2, 60
@@ -152,13 +153,13 @@ def test_every_way_takes_the_same_moments(structure, k, d, weighted):
         for way in range(len(ladder.ways)):
             for rows in (kept, made):
                 only = ladder.only(way)
-                one, size = expect(form, rows, weights, only, jnp.asarray(way, jnp.int32))
+                one, size = rows.expect(form, weights, only, jnp.asarray(way, jnp.int32))
                 moments.append(one)
                 sizes.append(size)
             # Rows of a frame and of chunks of its own, as a pass that begins with this way has.
             own = Rows.of(x, weights, only, flat)
             own_form = Form.of(gmm, own.frame)
-            one, _ = expect(own_form, own, weights, only, jnp.asarray(way, jnp.int32))
+            one, _ = own.expect(own_form, weights, only, jnp.asarray(way, jnp.int32))
             models.append(maximise(gmm, own_form, one, own.frame, jnp.full(d, 1e-3)))
         return moments, sizes, models
 

@@ -22,7 +22,8 @@ import gmmx
 from gmmx._covariance import base
 from gmmx._engine.form import Form
 from gmmx._engine.ladder import Ladder
-from gmmx._engine.moments import Rows, expect, maximise
+from gmmx._engine.moments import maximise
+from gmmx._engine.rows import Rows
 
 PAGE = Path(__file__).parent.parent / "docs" / "extending.md"
 pytestmark = [
@@ -103,7 +104,7 @@ def test_the_m_step_of_every_way(structure, copies):
         only = ladder.only(number)
         rows = Rows.of(x, None, only, type(start.structure).axis_aligned)
         form = Form.of(start, rows.frame)
-        moments, size = expect(form, rows, None, only, jnp.asarray(number, jnp.int32))
+        moments, size = rows.expect(form, None, only, jnp.asarray(number, jnp.int32))
         assert size <= 1
         np.testing.assert_allclose(moments.log_likelihood / moments.count, wanted, rtol=1e-10)
         moved = maximise(start, form, moments, rows.frame, jnp.full(3, 1e-3))

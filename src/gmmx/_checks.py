@@ -26,14 +26,14 @@ def is_concrete(*trees: Any) -> bool:
     return not traced and not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees))
 
 
-def array_module(*arrays: Array) -> Any:
+def array_module(*arrays: Any) -> Any:
     """NumPy for concrete arrays that are small and lie on one device, else `jax.numpy`.
 
     Functions of NumPy compile nothing, where those of JAX compile for each new number of rows. Nor
     does `jnp.asarray` compile for the result, if it is given the dtype.
     """
 
-    def is_spread(array: Array) -> bool:
+    def is_spread(array: Any) -> bool:
         return isinstance(array, jax.Array) and len(array.sharding.device_set) > 1
 
     small = sum(array.size for array in arrays) <= _ON_HOST
@@ -47,32 +47,49 @@ def promote(a: Any, b: Any) -> Any:
 
 
 def in_dtype(tree: PyTree, dtype: Any) -> PyTree:
-    """The tree with all leaves of this dtype; the tree itself if they are."""
-    if all(leaf.dtype == dtype for leaf in jax.tree.leaves(tree)):
+    """The tree with all its floats of this dtype; the tree itself if they are."""
+    if all(leaf.dtype == dtype for leaf in _floats(tree)):
         return tree
-    return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
+    return jax.tree.map(lambda leaf: leaf.astype(dtype) if _is_float(leaf) else leaf, tree)
+
+
+def _floats(tree: PyTree) -> list[Any]:
+    return [leaf for leaf in jax.tree.leaves(tree) if _is_float(leaf)]
+
+
+def _is_float(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
 def same_dtype(*trees: Any) -> tuple[Any, ...]:
     """The arrays and mixtures in the widest of their float dtypes."""
-    dtype = jax.tree.leaves(trees)[0].dtype
-    for leaf in jax.tree.leaves(trees):
+    floats = _floats(trees)
+    dtype = floats[0].dtype
+    for leaf in floats:
         dtype = promote(dtype, leaf.dtype)
     return in_dtype(trees, dtype)
 
 
-def as_floating(value: Any, name: str, dtype: Any = None, *, of_numbers: Any = None) -> Array:
+def as_floating(
+    value: Any,
+    name: str,
+    dtype: Any = None,
+    *,
+    of_numbers: Any = None,
+    may_be_missing: bool = False,
+) -> Array:
     """A float32 or float64 array of the value; integers and booleans are converted.
 
     **Arguments:**
 
     - `dtype`: of the array; that of the value by default.
     - `of_numbers`: the dtype for a Python number, which has none of its own.
+    - `may_be_missing`: masked and null values become NaN.
     """
     if dtype is None and type(value) in (int, float):
         dtype = of_numbers
     if not isinstance(value, jax.Array):
-        value = _as_numpy(value, name)
+        value = _as_numpy(value, name, may_be_missing)
         if value.dtype == object:
             try:
                 value = value.astype(float)
@@ -103,7 +120,7 @@ def as_floating(value: Any, name: str, dtype: Any = None, *, of_numbers: Any = N
     return jnp.asarray(value, dtype)
 
 
-def _as_numpy(value: Any, name: str) -> np.ndarray:
+def _as_numpy(value: Any, name: str, may_be_missing: bool) -> np.ndarray:
     """A NumPy array of the machine's byte order; what says that values are missing is heard."""
     if hasattr(value, "toarray") and hasattr(value, "nnz"):
         raise ValueError(
@@ -115,10 +132,13 @@ def _as_numpy(value: Any, name: str) -> np.ndarray:
     if array.dtype == object:
         missing = np.vectorize(_is_missing, otypes=[bool])(array)
     if missing is not None and missing.any():
-        raise ValueError(
-            f"{name} holds {int(missing.sum())} missing values, the first in row "
-            f"{int(np.argwhere(missing)[0][0])}. Drop those rows, or fill in the values first."
-        )
+        if not may_be_missing:
+            raise ValueError(
+                f"{name} holds {int(missing.sum())} missing values, the first in row "
+                f"{int(np.argwhere(missing)[0][0])}. {_DROP}{_OR_MISSING if name == 'x' else ''}."
+            )
+        kept = np.where(missing, np.nan, array)
+        array = kept.astype(float) if kept.dtype == object else kept
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
@@ -127,7 +147,11 @@ def _is_missing(value: Any) -> bool:
     return value is None or type(value).__name__ in ("NAType", "NaTType")
 
 
-def check_finite(value: Array, name: str) -> None:
+_DROP = "Drop those rows, or fill in the values first"
+_OR_MISSING = "; gmmx.Data(x, missing=True) takes missing values as they are"
+
+
+def check_finite(value: Array, name: str, fix: str = f"{_DROP}.") -> None:
     """Refuse NaN and infinity, where Python can see them."""
     if not is_concrete(value):
         return
@@ -136,7 +160,7 @@ def check_finite(value: Array, name: str) -> None:
         bad = ~np.isfinite(np.atleast_1d(np.asarray(value)))
         raise ValueError(
             f"{name} holds {int(bad.sum())} values that are NaN or infinite, the first in row "
-            f"{int(np.nonzero(bad)[0][0])}. Drop those rows, or fill in the values first."
+            f"{int(np.nonzero(bad)[0][0])}. {fix}"
         )
 
 
@@ -184,7 +208,7 @@ def check_data(x: Any, n_components: int, n_features: int | None = None) -> Floa
         raise ValueError(
             f"x has {n} samples, fewer than the {n_components} components. Take fewer components."
         )
-    check_finite(x, "x")
+    check_finite(x, "x", f"{_DROP}{_OR_MISSING}.")
     return x
 
 

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from . import _checks
 from ._components import AbstractComponents
+from ._data import without_weights
 from ._engine.density import at_points, log_prob_of
 
 
@@ -21,6 +22,7 @@ def criteria(gmm: AbstractComponents, log_n: Any, log_l: Any, certainty: Any) ->
 
 def score(gmm: AbstractComponents, x: Any, weights: Any = None) -> Float[Array, ""]:
     """The mean of log p(x)"""
+    x, weights = without_weights(x, weights)
     log_prob = at_points(gmm, x, log_prob_of)
     counts, n = _counts(log_prob, weights)
     return _total(log_prob, counts) / n
@@ -28,12 +30,14 @@ def score(gmm: AbstractComponents, x: Any, weights: Any = None) -> Float[Array, 
 
 def aic(gmm: AbstractComponents, x: Any, weights: Any = None) -> Float[Array, ""]:
     """2ν − 2 log L (Akaike 1974)"""
+    x, weights = without_weights(x, weights)
     log_prob = at_points(gmm, x, log_prob_of)
     return criteria(gmm, 0, _total(log_prob, _counts(log_prob, weights)[0]), 0)[2]
 
 
 def bic(gmm: AbstractComponents, x: Any, weights: Any = None) -> Float[Array, ""]:
     """ν log n − 2 log L (Schwarz 1978)"""
+    x, weights = without_weights(x, weights)
     log_prob = at_points(gmm, x, log_prob_of)
     counts, n = _counts(log_prob, weights)
     return criteria(gmm, _log(n), _total(log_prob, counts), 0)[0]
@@ -41,6 +45,7 @@ def bic(gmm: AbstractComponents, x: Any, weights: Any = None) -> Float[Array, ""
 
 def icl(gmm: AbstractComponents, x: Any, weights: Any = None) -> Float[Array, ""]:
     """BIC − 2 Σ_i log max_k p(k | x_i) (Biernacki, Celeux & Govaert 2000)"""
+    x, weights = without_weights(x, weights)
     log_prob, log_certainty = at_points(gmm, x, log_prob_and_certainty)
     counts, n = _counts(log_prob, weights)
     totals = (_total(values, counts) for values in (log_prob, log_certainty))

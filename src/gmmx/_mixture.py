@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from . import _checks, _criteria, _rows, _summary
 from ._algebra import condition, linear, merge
+from ._algebra.impute import impute
 from ._components import AbstractComponents, check_mixture
 from ._covariance import AbstractCovariance, structure_named
 from ._engine.density import (
@@ -419,6 +420,24 @@ class GaussianMixture(AbstractComponents):
         given, values = condition.check_values(self, indices, values)
         mean = condition.over_rows(condition.mean, given, values)
         return mean, condition.over_rows(condition.covariance, given, values)
+
+    def impute(
+        self, x: Any, *, n_samples: int | None = None, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "n d"] | Float[Array, "n s d"]:
+        """Complete rows: what is missing, by what was observed.
+
+        E[v_i | x_i], the mean of the complete row, or draws of it. Numbers that were observed
+        without noise stay as they are; noise is taken off the others.
+
+        **Arguments:**
+
+        - `x`: rows `(n, d)` in which NaN is missing, or `gmmx.Data`.
+        - `n_samples`: how many draws of each row, in place of the mean.
+        - `key`: of the draws; `jax.random.key(0)` by default.
+
+        **Returns:** `(n, d)`, or the draws `(n, n_samples, d)`.
+        """
+        return impute(self, x, n_samples, key)
 
     def collapse(self) -> "GaussianMixture":
         """One Gaussian, full, of the mixture's mean and covariance."""

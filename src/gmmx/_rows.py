@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from ._checks import is_concrete
+from ._data import Data, Samples, of_rows
 
 # Up to the first bound there are two sizes an octave, which fill up by a sixth in the mean; up to
 # the second there are eight. Beyond it a program is cheap beside the work, and a copy is not.
@@ -31,8 +32,8 @@ def size(n: int) -> int:
 
 
 def fill(
-    x: Float[Any, "n d"], weights: Float[Any, " n"] | None = None
-) -> tuple[Float[Array, "m d"], Float[Array, " m"] | None]:
+    x: Samples, weights: Float[Any, " n"] | None = None
+) -> tuple[Any, Float[Array, " m"] | None]:
     """The rows and their weights, filled up. Weights of None stay so where nothing is filled in.
 
     On the host: as operations of JAX each length would be a program of its own.
@@ -49,8 +50,10 @@ def fill(
     return fill_rows(x), jax.device_put(filled)
 
 
-def fill_rows(x: Float[Any, "n ..."]) -> Float[Array, "m ..."]:
-    """The rows alone, filled up."""
+def fill_rows(x: Any) -> Any:
+    """The rows alone, an array `(n, ...)` or `Data`, filled up."""
+    if isinstance(x, Data):
+        return of_rows(fill_rows, x)
     n, wanted = x.shape[0], size(x.shape[0])
     if wanted == n or n == 0 or _is_spread(x):
         return x
@@ -92,4 +95,5 @@ def by_rows(
 
 def _is_spread(x: Any) -> bool:
     """Whether the rows lie on several devices, where they stay."""
-    return isinstance(x, jax.Array) and len(x.sharding.device_set) > 1
+    leaves = (leaf for leaf in jax.tree.leaves(x) if isinstance(leaf, jax.Array))
+    return any(len(leaf.sharding.device_set) > 1 for leaf in leaves)

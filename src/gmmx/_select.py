@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from . import _checks, _rows
 from ._covariance import AbstractCovariance, structure_named
 from ._criteria import criteria, log_prob_and_certainty
+from ._data import Data, Samples, check_rows, completed, without_weights
 from ._engine.density import evaluate
 from ._engine.memberships import Clusters
 from ._fit.base import AbstractFitter, solve
@@ -61,7 +62,7 @@ def select(
 
     **Arguments:**
 
-    - `x`: the data, `(n, d)`.
+    - `x`: the data, `(n, d)`; or `gmmx.Data`, without labels.
     - `n_components`: the numbers to try.
     - `covariance_types`: the structures to try, by name.
     - `criterion`: `"bic"`, `"icl"`, `"aic"`, or `"held_out"`, the mean log-likelihood of each
@@ -84,7 +85,12 @@ def select(
     fitter = EMFitter() if fitter is None else fitter
     _check_settings(fitter, criterion)
     n_init = _checks.check_count(n_init, "n_init")
-    x = _checks.check_data(x, max(sizes))
+    x, weights = without_weights(check_rows(x, max(sizes)), weights)
+    if isinstance(x, Data) and x.labels is not None:
+        raise ValueError(
+            "the data have labels, which name a component each: their number is known. Leave them "
+            "out, or fit that number of components."
+        )
     if not _checks.is_concrete(x, weights):
         raise ValueError("select chooses by values, so it cannot stand inside jit, vmap or grad.")
     count = float(x.shape[0] if weights is None else np.sum(np.asarray(weights, np.float64)))
@@ -163,7 +169,7 @@ def _padded(sizes: list[int], x: Any) -> dict[int, int]:
 
 
 def _deal(
-    x: Array, weights: Array | None, n_folds: Any, largest: int, key: PRNGKeyArray
+    x: Samples, weights: Array | None, n_folds: Any, largest: int, key: PRNGKeyArray
 ) -> np.ndarray:
     """Which samples each fold holds out, (folds n), in parts of equal size."""
     n = x.shape[0]
@@ -189,7 +195,7 @@ class _Cell:
     fitter: AbstractFitter
     padded: int
     n_components: int
-    x: Float[Array, "m d"]
+    x: Samples
     """The samples, filled up"""
     n: int
     """How many rows there are"""
@@ -252,7 +258,7 @@ class _Cell:
 @Program
 def _clusters(
     padded: int,
-    x: Float[Array, "n d"],
+    x: Samples,
     wanted: Int[Array, ""],
     weights: Float[Array, " n"] | None,
     keys: Array,
@@ -266,7 +272,7 @@ def _clusters(
         seeds = kmeans.plusplus(points, counts, padded, jax.random.split(key)[0])
         labels = kmeans.lloyd(points, counts, jnp.where(there[:, None], seeds, _FAR), there)
         members = jax.nn.one_hot(labels, padded, dtype=x.dtype) * counts[:, None]
-        return Clusters.of(x, members, diagonal=False)
+        return Clusters.of(completed(x, counts), members, diagonal=False)
 
     return jax.lax.map(one, keys)
 
@@ -275,7 +281,7 @@ def _clusters(
 def _fit(
     structure: type[AbstractCovariance],
     fitter: AbstractFitter,
-    x: Float[Array, "n d"],
+    x: Samples,
     clusters: Clusters,
     weights: Float[Array, " n"] | None,
     keys: Array,

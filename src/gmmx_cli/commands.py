@@ -13,10 +13,9 @@ from . import reports, words
 from .interrupts import STATUS, ctrl_c
 
 if TYPE_CHECKING:
-    import numpy as np
-
     import gmmx
 
+    from .rows import Asked, Rows
     from .tables import Format, Table
 
 
@@ -44,6 +43,25 @@ Exclude = Annotated[str | None, typer.Option(metavar="A,B,…", help="Columns to
 DropMissing = Annotated[
     bool, typer.Option("--drop-missing", help="Drop rows with empty cells or NaN.")
 ]
+Missing = Annotated[
+    bool,
+    typer.Option("--missing", help="Use rows with empty cells or NaN for what they do hold."),
+]
+Noise = Annotated[
+    str | None,
+    typer.Option("--noise-columns", metavar="A,B,…",
+                 help="Columns with the deviation of the noise of each feature, in their order."),
+]  # fmt: skip
+Labels = Annotated[
+    str | None,
+    typer.Option("--label-column", metavar="COLUMN",
+                 help="Column with the component of each row, from 0; empty where not known."),
+]  # fmt: skip
+Scale = Annotated[
+    bool,
+    typer.Option("--scale", help="Fit with each feature scaled to unit variance. The model is in "
+                 "the units of the data; spherical becomes diag."),
+]  # fmt: skip
 Separator = Annotated[
     str | None,
     typer.Option(metavar="CHARACTER", help="What separates the fields of a text file: a character, "
@@ -147,6 +165,10 @@ def fit(
     exclude: Exclude = None,
     weights: Weights = None,
     drop_missing: DropMissing = False,
+    missing: Missing = False,
+    noise_columns: Noise = None,
+    label_column: Labels = None,
+    scale: Scale = False,
     array: Array = None,
     separator: Separator = None,
     decimal: Decimal = None,
@@ -165,34 +187,41 @@ def fit(
 
     Example: gmmx fit measurements.csv -k 3 --columns height,width --out model.safetensors
     """
+    from .rows import Asked, read_rows
     from .tables import check_output, check_place
 
     check_output(out, ".safetensors")
     check_output(plot, reports.PICTURES, "--plot")
     check_place(checkpoint)
-    names, x, counts = _data(
-        data, _format(array, separator, decimal), columns, exclude, weights, drop_missing
-    )
-    gmmx, jax = _library(_precision(dtype, names, x))
+    how = _format(array, separator, decimal)
+    asked = Asked(columns, exclude, weights, drop_missing, missing, noise_columns, label_column)
+    rows = read_rows(data, how, asked)
+    if scale:
+        rows = rows.scaled()
+    gmmx, jax = _library(_precision(dtype, rows))
+    x, counts = rows.given(gmmx), rows.weights
     pictures = reports.plotting() if plot else None
     ctrl_c.message = "interrupted before the first step; no model was written."
     fit_key, start_key = jax.random.split(jax.random.key(seed))
-    start = gmmx.initialize(x, components, covariance, key=start_key, weights=counts)
     fitter: Any = _fitter(gmmx, trainer, tol, max_iter, reg_covar)
+    start = gmmx.initialize(
+        x, components, covariance, key=start_key, weights=counts, reg_covar=fitter.reg_covar
+    )
     if n_init > 1:
         fitter = gmmx.Restarts(fitter, n_init)
-    words.say(f"{len(x)} rows of {', '.join(names[:8])}{', …' * (len(names) > 8)}")
+    words.say(rows.described())
     result = fitter.fit(
         x, start, weights=counts, key=fit_key, progress=_has_progress(), callback=ctrl_c.step,
         checkpoint=None if checkpoint is None else gmmx.Checkpoint(checkpoint),
     )  # fmt: skip
-    _save(out, result.gmm, names)
+    result, x = rows.back(gmmx, result)
+    _save(out, result.gmm, rows.names)
     # There is nothing left to keep.
     ctrl_c.steps, ctrl_c.message = False, "interrupted."
     if plot and pictures is not None:
-        reports.draw_fit(pictures, result.gmm, x, names, plot)
+        reports.draw_fit(pictures, result.gmm, _complete(result.gmm, x), rows.names, plot)
         words.say(f"wrote the plot to {plot}")
-    report = reports.of_fit(gmmx, result, x, counts, names, trainer)
+    report = reports.of_fit(gmmx, result, x, counts, rows.names, trainer)
     reports.show(report, json, reports.fit_text)
     if ctrl_c.pressed:
         raise typer.Exit(STATUS)
@@ -210,6 +239,8 @@ def predict(
     ] = False,
     columns: Columns = None,
     drop_missing: DropMissing = False,
+    missing: Missing = False,
+    noise_columns: Noise = None,
     array: Array = None,
     separator: Separator = None,
     decimal: Decimal = None,
@@ -220,10 +251,13 @@ def predict(
 
     Example: gmmx predict model.safetensors measurements.csv --out labels.csv
     """
+    from .rows import Asked
+
     _check_rows(out, json)
     gmm, x, table = _model_and_data(
-        model, data, columns, _format(array, separator, decimal), drop_missing
-    )
+        model, data, _format(array, separator, decimal),
+        Asked(columns, drop_missing=drop_missing, missing=missing, noise_columns=noise_columns),
+    )  # fmt: skip
     if proba:
         values = gmm.predict_proba(x)
         rows = {f"component_{k}": values[:, k] for k in range(gmm.n_components)}
@@ -241,6 +275,8 @@ def score(
     ] = False,
     columns: Columns = None,
     drop_missing: DropMissing = False,
+    missing: Missing = False,
+    noise_columns: Noise = None,
     array: Array = None,
     separator: Separator = None,
     decimal: Decimal = None,
@@ -251,16 +287,19 @@ def score(
 
     Example: gmmx score model.safetensors new.csv
     """
+    from .rows import Asked
+
     _check_rows(out, json)
     if out is not None and not per_row:
         raise typer.BadParameter("it can only be used with --per-row.", param_hint="--out")
     gmm, x, _ = _model_and_data(
-        model, data, columns, _format(array, separator, decimal), drop_missing
-    )
+        model, data, _format(array, separator, decimal),
+        Asked(columns, drop_missing=drop_missing, missing=missing, noise_columns=noise_columns),
+    )  # fmt: skip
     if per_row:
         _give_rows({"log_density": gmm.log_prob(x)}, out, json)
         return
-    report = {"n_samples": len(x), "log_likelihood": float(gmm.score(x))}
+    report = {"n_samples": x.shape[0], "log_likelihood": float(gmm.score(x))}
     reports.show(report | reports.criteria(gmm, x), json, reports.score_text)
 
 
@@ -304,6 +343,8 @@ def select(
     exclude: Exclude = None,
     weights: Weights = None,
     drop_missing: DropMissing = False,
+    missing: Missing = False,
+    noise_columns: Noise = None,
     array: Array = None,
     separator: Separator = None,
     decimal: Decimal = None,
@@ -321,18 +362,19 @@ def select(
 
     Example: gmmx select measurements.csv -k 1-10 --criterion bic --out best.safetensors
     """
+    from .rows import Asked, read_rows
     from .tables import check_output
 
     check_output(out, ".safetensors")
     check_output(plot, reports.PICTURES, "--plot")
     sizes = _range(components)
-    names, x, counts = _data(
-        data, _format(array, separator, decimal), columns, exclude, weights, drop_missing
-    )
-    gmmx, jax = _library(_precision(dtype, names, x))
+    asked = Asked(columns, exclude, weights, drop_missing, missing, noise_columns)
+    rows = read_rows(data, _format(array, separator, decimal), asked)
+    gmmx, jax = _library(_precision(dtype, rows))
     pictures = reports.plotting() if plot else None
     selection = gmmx.select(
-        x, sizes, words.split(covariance), criterion=criterion, weights=counts,
+        rows.given(gmmx), sizes, words.split(covariance), criterion=criterion,
+        weights=rows.weights,
         fitter=_fitter(gmmx, trainer, tol, max_iter, reg_covar), n_init=n_init,
         key=jax.random.key(seed), callback=lambda row: words.say(
             f"{row.covariance_type}, {row.n_components}: {criterion} {getattr(row, criterion):.6g}"
@@ -341,7 +383,7 @@ def select(
     if all(candidate.failed for candidate in selection.candidates):
         words.say("every fit failed. Raise --reg-covar, or take fewer components.")
         raise typer.Exit(1)
-    _save(out, selection.best.gmm, names)
+    _save(out, selection.best.gmm, rows.names)
     if plot and pictures is not None:
         reports.save_figure(pictures.selection(selection).figure, plot)
         words.say(f"wrote the plot to {plot}")
@@ -463,73 +505,16 @@ def _format(array: str | None, separator: str | None, decimal: str | None) -> "F
     return Format(array, separator, decimal)
 
 
-def _precision(asked: str | None, names: list[str], x: "np.ndarray") -> str:
+def _precision(asked: str | None, rows: "Rows") -> str:
     """The dtype of a fit to these columns; says where numbers are rounded."""
     from . import precision
 
-    loss = precision.changed(names, x, precision.by_float32(x))
+    loss = precision.changed(rows.names, rows.x, precision.by_float32(rows.x))
     if loss is not None and asked == "float32":
         words.say(f"float32 changes {loss}. Use --dtype float64.")
     elif loss is not None and asked is None:
         words.say(f"the fit is in float64, since float32 would change {loss}.")
     return asked or ("float32" if loss is None else "float64")
-
-
-def _data(
-    source: str,
-    how: "Format",
-    columns: str | None,
-    exclude: str | None,
-    weights: str | None,
-    drop_missing: bool,
-) -> tuple[list[str], "np.ndarray", "np.ndarray | None"]:
-    """The names of the features, the features and the weights."""
-    from . import tables
-
-    table = tables.read(source, how)
-    excluded = words.split(exclude) or []
-    others = excluded if weights is None else [*excluded, weights]
-    named = words.split(columns) or table.features(others)
-    names = [name for name in named if name not in excluded]
-    x, table = _rows(table, names, weights, drop_missing)
-    if columns is None:
-        _say_row_numbers(table, names, x)
-    return names, x, None if weights is None else table.numbers([weights])[:, 0]
-
-
-def _rows(
-    table: "Table", names: list[str], weights: str | None, drop_missing: bool
-) -> tuple["np.ndarray", "Table"]:
-    """The features, and the table, of rows that are complete; others are dropped or refused."""
-    import numpy as np
-
-    from . import precision
-
-    x = table.numbers(names)
-    if weights is not None:
-        names, x = [*names, weights], np.column_stack([x, table.numbers([weights])])
-    if not drop_missing:
-        table.check_complete(names, x)
-    kept: np.ndarray = np.asarray(~np.isnan(x).any(axis=1))
-    if not kept.all():
-        words.say(f"dropped {(~kept).sum()} of {len(kept)} rows, which have missing values.")
-        x, table = x[kept], table.where(kept)
-    if not len(x):
-        raise ValueError(f"{table.source}: no row is complete.")
-    loss = precision.changed(names, x, table.lost(names, x))
-    if loss is not None:
-        words.say(f"float64 changes {loss}. Subtract an offset from the column first.")
-    return x if weights is None else x[:, :-1], table
-
-
-def _say_row_numbers(table: "Table", names: list[str], x: "np.ndarray") -> None:
-    """Point out columns that only count the rows."""
-    import numpy as np
-
-    for j, name in enumerate(names):
-        if table.named and len(x) > 2 and np.array_equal(x[:, j], x[0, j] + np.arange(len(x))):
-            fix = words.option("--exclude", [name])
-            words.say(f"column {name!r} only counts the rows. To leave it out: {fix}")
 
 
 def _model(path: str) -> tuple["gmmx.GaussianMixture", dict[str, Any]]:
@@ -546,14 +531,17 @@ def _names(gmm: "gmmx.GaussianMixture", header: dict[str, Any]) -> list[str]:
 
 
 def _model_and_data(
-    model: str, data: str, columns: str | None, how: "Format", drop_missing: bool
-) -> tuple["gmmx.GaussianMixture", "np.ndarray", "Table"]:
+    model: str, data: str, how: "Format", asked: "Asked"
+) -> tuple["gmmx.GaussianMixture", Any, "Table"]:
     """The model, the columns of the data to use with it, and all columns of these rows."""
+    import gmmx
+
     from . import tables
+    from .rows import of_table
 
     gmm, header = _model(model)
     table = tables.read(data, how)
-    names = words.split(columns)
+    names = words.split(asked.columns)
     if names is None:
         fitted = header["feature_names"]
         if fitted is not None and set(fitted) <= set(table.columns):
@@ -565,10 +553,16 @@ def _model_and_data(
                 "model: --columns"
             )
         else:
-            names = table.features([])
+            names = table.features(asked.others)
     if len(names) != gmm.n_features:
         raise ValueError(
             f"{data} has {len(names)} columns, and the model has {gmm.n_features} features. "
             "Name the columns to use: --columns"
         )
-    return gmm, *_rows(table, names, None, drop_missing)
+    rows, table = of_table(table, names, asked)
+    return gmm, rows.given(gmmx), table
+
+
+def _complete(gmm: "gmmx.GaussianMixture", x: Any) -> Any:
+    """Rows that can be drawn: what is missing by its mean."""
+    return gmm.impute(x) if hasattr(x, "deviations") else x

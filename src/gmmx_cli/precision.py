@@ -16,12 +16,12 @@ def changed(
 
     **Returns:** None if no column changes by much.
     """
-    change = change.max(axis=0)
+    change = np.nanmax(change, axis=0, initial=0)
     some = x[:: -(-len(x) // _ROWS)]
-    low, high = np.quantile(some, [0.25, 0.75], axis=0)
+    low, high = np.nanquantile(some, [0.25, 0.75], axis=0)
     # Half of the rows may be equal.
     with np.errstate(over="ignore"):
-        spread = np.where(high > low, high - low, some.std(axis=0))
+        spread = np.where(high > low, high - low, np.nanstd(some, axis=0))
     part = np.divide(change, spread, out=np.zeros_like(change), where=spread > 0)
     worst = int(np.argmax(part))
     if not part[worst] > _MOST:

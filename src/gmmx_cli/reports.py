@@ -73,7 +73,7 @@ def of_fit(
 ) -> dict[str, Any]:
     """How a fit ended, and its mixture."""
     model = of_model(result.gmm, names)
-    total = len(x) if counts is None else float(counts.sum())
+    total = x.shape[0] if counts is None else float(counts.sum())
     return {
         "trainer": trainer,
         "converged": bool(result.converged),

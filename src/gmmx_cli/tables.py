@@ -79,7 +79,7 @@ class Table:
 
     def check_complete(self, names: list[str], x: np.ndarray) -> None:
         """Refuse missing values."""
-        fix = "Drop these rows with --drop-missing, or fill in the values."
+        fix = "Drop these rows with --drop-missing, or use them for what they hold with --missing."
         self._check_none(np.isnan(x), names, "empty or NaN", fix)
 
     def lost(self, names: list[str], x: np.ndarray) -> np.ndarray:

@@ -11,8 +11,10 @@ from jaxtyping import Array, Float, Int, PyTree
 from .. import _checks
 from .._chunks import map_rows, varying
 from .._components import AbstractComponents
+from .._data import Data, Samples, check_components
 from .._programs import Program
 from .._rows import cut, fill_rows
+from . import observed
 from .form import Form
 from .frame import Frame
 from .ladder import Ladder, reach
@@ -52,7 +54,7 @@ def labels_of(log_joint: Float[Array, "k n"]) -> Int[Array, " n"]:
     return jnp.where(first == k, -1, first)
 
 
-def evaluate(gmm: AbstractComponents, x: Float[Array, "n d"], reduce: Reduce) -> PyTree:
+def evaluate(gmm: AbstractComponents, x: Samples, reduce: Reduce) -> PyTree:
     """`reduce` of log w_k N(x_i; μ_k, Σ_k), without holding n × K × d numbers.
 
     From Python one program is called, compiled for few sizes of x; inside a transformation it is
@@ -60,6 +62,8 @@ def evaluate(gmm: AbstractComponents, x: Float[Array, "n d"], reduce: Reduce) ->
 
     **Raises:** `ValueError` where Python sees that x is not finite.
     """
+    if isinstance(x, Data):
+        return observed.evaluate(gmm, x, reduce)
     ladder = Ladder.of(gmm, x.shape[0], products=1)
     if not _checks.is_concrete(gmm, x):
         return traced(gmm, x, reduce, ladder)
@@ -76,7 +80,11 @@ def evaluate(gmm: AbstractComponents, x: Float[Array, "n d"], reduce: Reduce) ->
 
 
 def at_points(gmm: AbstractComponents, x: Any, reduce: Reduce) -> PyTree:
-    """`evaluate` at what a caller gives: points `(*batch, d)` of any dtype."""
+    """`evaluate` at what a caller gives: points `(*batch, d)` of any dtype, or `Data`."""
+    if isinstance(x, Data):
+        check_components(x, gmm.n_components, gmm.n_features)
+        gmm, x = _checks.same_dtype(gmm, x)
+        return evaluate(gmm, x, reduce)
     x = _checks.as_points(x, gmm.n_features, gmm.dtype)
     batch = x.shape[:-1]
     rows = x if len(batch) == 1 else x.reshape(-1, gmm.n_features)
@@ -106,7 +114,7 @@ def traced(
 
 def by_way(
     gmm: AbstractComponents,
-    x: Float[Array, "n d"],
+    x: Samples,
     reduce: Reduce,
     ladder: Ladder,
     number: Int[Array, ""],
@@ -115,6 +123,8 @@ def by_way(
 
     A gradient keeps the n × K log-joints and computes everything else again, chunk by chunk.
     """
+    if isinstance(x, Data):
+        return observed.evaluate(gmm, x, reduce), varying(jnp.zeros((), x.dtype), (gmm, x))
 
     def pass_by(way: type[AbstractWay]) -> tuple[PyTree, Float[Array, ""]]:
         frame = _frame(way, gmm)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from .._components import AbstractComponents
+from .._data import Samples
 from .frame import mean_and_variance
 
 RELATIVE = 1e-8
@@ -31,7 +32,7 @@ class Floor(eqx.Module):
     """Whether it is so large that it shapes the clusters, and does not only hold them open"""
 
     @classmethod
-    def of(cls, reg_covar: Any, x: Float[Array, "n d"], weights: Float[Array, " n"] | None) -> Self:
+    def of(cls, reg_covar: Any, x: Samples, weights: Float[Array, " n"] | None) -> Self:
         """The floor of a fit to these rows.
 
         **Arguments:**

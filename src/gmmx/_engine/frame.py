@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from .._chunks import chunk_of, fold, rows_per_chunk
 from .._components import AbstractComponents
+from .._data import Samples, completed
 from .._linalg import einsum, inverse_lower, product, whiten_by
 
 
@@ -25,10 +26,9 @@ class Frame(eqx.Module):
     """L⁻¹ of a matrix L"""
 
     @classmethod
-    def of_data(
-        cls, x: Float[Array, "n d"], weights: Float[Array, " n"] | None, turned: bool
-    ) -> Self:
+    def of_data(cls, x: Samples, weights: Float[Array, " n"] | None, turned: bool) -> Self:
         """The mean of the rows and their deviations or, if `turned`, their covariance."""
+        x = completed(x, weights)
         n, d = x.shape
         centre, variance = mean_and_variance(x, weights)
         deviation = jnp.sqrt(jnp.where(variance > 0, variance, 1))
@@ -96,9 +96,10 @@ def times(weights: Array | None, present: Array | None) -> Array | None:
 
 
 def mean_and_variance(
-    x: Float[Array, "n d"], weights: Float[Array, " n"] | None
+    x: Samples, weights: Float[Array, " n"] | None
 ) -> tuple[Float[Array, " d"], Float[Array, " d"]]:
     """Of each feature; exactly its value and zero for one that is constant."""
+    x = completed(x, weights)
     # Relative to one row, so that an offset is not rounded in the sum.
     centre = x[0] + _mean(x - x[0], weights)
     return centre, _mean((x - centre) ** 2, weights)

@@ -1,7 +1,7 @@
 """Sufficient statistics of the E-step, and the M-step that turns them into a model.
 
-EM is `maximise(expect(gmm, rows))`. Moments add: over chunks in a loop, over devices in a `psum`,
-over files in Python, if the same model took them.
+EM is `maximise` of what `expect` of the rows gives. Moments add: over chunks in a loop, over
+devices in a `psum`, over files in Python, if the same model took them.
 """
 
 import dataclasses
@@ -10,24 +10,17 @@ from typing import Self
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float
 
-from .._chunks import chunk_of, fold
 from .._components import Components
 from .._covariance import AbstractCovariance
 from .._covariance.base import Factors
 from .._linalg import log_weight, product
-from .._reductions import largest, total
 from .form import Form
-from .frame import Frame, times
-from .ladder import Ladder, fourth_powers, reach, reach_of
-from .packed import Packed
-from .way import AbstractWay
+from .frame import Frame
 
 # What one step may leave of a deviation whose variance is nothing but rounding.
 _NARROWER = 1 / 8
-# Bytes that a fit may take beside its data, to keep what its steps would compute again.
-_KEPT_BYTES = 2**27
 
 
 class Moments(eqx.Module):
@@ -46,125 +39,6 @@ class Moments(eqx.Module):
 
     def __add__(self, other: Self) -> Self:
         return jax.tree.map(jnp.add, self, other)
-
-
-class Rows(eqx.Module):
-    """The rows of a fit, in a frame in which they are close to isotropic."""
-
-    frame: Frame
-    reach: Float[Array, " d"]
-    """How far they lie from the origin of the frame"""
-    kept: Float[Array, "c d r"] | None
-    """The rows in the frame, chunk by chunk, a feature a row; None where there are too many"""
-    x: Float[Array, "n d"] | None
-    """The rows as they came, where they are not kept"""
-    n: int = eqx.field(static=True)
-    per_chunk: int = eqx.field(static=True)
-
-    @classmethod
-    def of(
-        cls,
-        x: Float[Array, "n d"],
-        weights: Float[Array, " n"] | None,
-        ladder: Ladder,
-        axis_aligned: bool,
-        keep: bool = True,
-    ) -> Self:
-        """The rows of x, for mixtures whose factors are axis-aligned or not."""
-        n, d = x.shape
-        fastest = ladder.ways[0]
-        frame = Frame.of_data(x, weights, turned=fastest is Packed and not axis_aligned)
-        rows = ladder.rows(fastest, n, x.dtype)
-        if not (keep and n * d * x.dtype.itemsize <= _KEPT_BYTES):
-            return cls(frame, _reach(x, weights, frame, rows), None, x, n, rows)
-        if rows == n:
-            z = frame.apply(x)
-            return cls(frame, reach(z, weights), z.T[None], None, n, rows)
-        kept = jax.lax.map(lambda i: frame.apply(chunk_of(x, i, rows)).T, jnp.arange(-(-n // rows)))
-        return cls(frame, _reach(x, weights, frame, rows), kept, None, n, rows)
-
-    def chunk(self, i: Array | int) -> Float[Array, "d r"]:
-        """The i-th chunk of rows."""
-        if self.kept is not None:
-            return self.kept[i]
-        assert self.x is not None
-        return self.frame.apply(chunk_of(self.x, i, self.per_chunk)).T
-
-
-def _reach(
-    x: Float[Array, "n d"], weights: Float[Array, " n"] | None, frame: Frame, rows: int
-) -> Float[Array, " d"]:
-    """`reach` of all rows, chunk by chunk."""
-
-    def chunk(i: Array | int, present: Array | None) -> tuple[Array, Array]:
-        z = frame.apply(chunk_of(x, i, rows))
-        counted = None if weights is None else chunk_of(weights, i, rows)
-        return fourth_powers(z, times(counted, present))
-
-    return reach_of(*fold(chunk, x.shape[0], rows, x))
-
-
-def expect(
-    form: Form,
-    rows: Rows,
-    weights: Float[Array, " n"] | None,
-    ladder: Ladder,
-    number: Int[Array, ""],
-) -> tuple[Moments, Float[Array, ""]]:
-    """The E-step: moments by one way of the ladder, and the size of what cancels in it.
-
-    Where that is above one, or NaN, the moments are not accurate.
-
-    **Arguments:**
-
-    - `form`: the model in the frame of the rows.
-    """
-
-    def pass_by(way: type[AbstractWay]) -> tuple[Moments, Float[Array, ""]]:
-        prepared = way.of(form)
-
-        def take(z: Float[Array, "d r"], counted: Array | None) -> PyTree:
-            terms = prepared.terms(z)
-            share, log_prob = _responsibilities(prepared.log_joint(terms), counted)
-            if counted is None:
-                totals = jnp.sum(log_prob), jnp.asarray(log_prob.size, log_prob.dtype)
-            else:
-                totals = jnp.sum(counted * log_prob), jnp.sum(counted)
-            return prepared.sums(terms, z, share), totals
-
-        def chunk(i: Array | int, present: Array | None) -> PyTree:
-            z = rows.chunk(i)
-            counted = None if weights is None else chunk_of(weights, i, rows.per_chunk)
-            counted = times(counted, present)
-            # A slower way takes fewer rows at once than the one that the chunks were made for.
-            few = min(ladder.rows(way, rows.per_chunk, z.dtype), rows.per_chunk)
-            if few == rows.per_chunk:
-                return take(z, counted)
-
-            def part(j: Array | int, present: Array | None) -> PyTree:
-                part_of = None if counted is None else chunk_of(counted, j, few)
-                return take(chunk_of(z, j, few, axis=1), times(part_of, present))
-
-            return fold(part, rows.per_chunk, few, z)
-
-        sums, totals = fold(chunk, rows.n, rows.per_chunk, rows.reach)
-        moments = Moments(*prepared.moments(sums), *totals)
-        return moments, way.size(*jax.lax.stop_gradient((form, rows.reach)))
-
-    return ladder.switch(number, pass_by)
-
-
-def _responsibilities(
-    log_joint: Float[Array, "k n"], weights: Float[Array, " n"] | None
-) -> tuple[Float[Array, "k n"], Float[Array, " n"]]:
-    """(z times the sample weights, log p)."""
-    # Kept from −∞, where no component has any density, so that a difference is not NaN.
-    lowest = float(jnp.finfo(log_joint.dtype).min)
-    top = jax.lax.stop_gradient(jnp.maximum(largest(log_joint, axis=0), lowest))
-    terms = jnp.exp(log_joint - top)
-    sums = total(terms, axis=0)
-    scale = 1 / sums if weights is None else weights / sums
-    return terms * scale, jnp.squeeze(jnp.log(sums) + top, axis=0)
 
 
 def is_empty(moments: Moments) -> Bool[Array, " k"]:

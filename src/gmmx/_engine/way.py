@@ -19,6 +19,8 @@ class AbstractWay(eqx.Module):
 
     fewest_rows: ClassVar[int] = 256
     """Rows below which a chunk does not pay"""
+    sure: ClassVar[bool] = False
+    """Whether it is always accurate"""
 
     @classmethod
     @abc.abstractmethod

@@ -22,6 +22,7 @@ class Whitened(AbstractWay):
     form: Form
 
     fewest_rows: ClassVar[int] = 64
+    sure: ClassVar[bool] = True
 
     @classmethod
     def of(cls, form: Form) -> Self:

@@ -22,7 +22,9 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 from .. import _checks, _rows, _summary
 from .._chunks import in_batches, varying
 from .._components import AbstractComponents
+from .._data import Samples, check_rows, without_weights
 from .._engine.floor import RELATIVE
+from .._engine.kinds import ladder_of
 from .._engine.ladder import Ladder
 from .._init import initialize
 from .._mixture import GaussianMixture
@@ -68,13 +70,19 @@ class AbstractFitter(eqx.Module):
     def __repr__(self) -> str:
         return _summary.as_typed(self)
 
-    def ladder(self, x: Float[Array, "n d"], gmm: GaussianMixture) -> Ladder:
+    def ladder(self, x: Samples, gmm: GaussianMixture) -> Ladder:
         """The ways that `evaluate` may take over the rows, see `gmmx._engine.ladder`."""
-        return Ladder.of(gmm, x.shape[0], products=2)
+        return ladder_of(gmm, x, x.shape[0], products=2)
+
+    def arrange(
+        self, x: Samples, gmm: GaussianMixture, weights: Float[Array, " n"] | None
+    ) -> tuple[Any, Float[Array, " m"] | None]:
+        """The rows as a fit on the host takes them: filled up, so that few sizes are compiled."""
+        return _rows.fill(x, weights)
 
     def prepare(
         self,
-        x: Float[Array, "n d"],
+        x: Samples,
         gmm: GaussianMixture,
         weights: Float[Array, " n"] | None,
         ladder: Ladder,
@@ -119,7 +127,7 @@ class AbstractFitter(eqx.Module):
     def attach(
         self,
         result: FitResult,
-        x: Float[Array, "n d"],
+        x: Samples,
         start: GaussianMixture | None,
         weights: Float[Array, " n"] | None,
     ) -> FitResult:
@@ -162,7 +170,7 @@ class AbstractFitter(eqx.Module):
 
         **Arguments:**
 
-        - `x`: the data, `(n, d)`.
+        - `x`: the data, `(n, d)`; or `gmmx.Data`, rows with noise, gaps or labels.
         - `gmm`: where to start, for instance `gmmx.initialize(x, n_components, "diag")`; or the
             number of components, for the start of full covariances that `initialize` makes.
         - `weights`: how often each sample counts, `(n,)`; only their ratios matter.
@@ -183,7 +191,7 @@ class AbstractFitter(eqx.Module):
         """
         if not isinstance(gmm, AbstractComponents):
             gmm = self._start(x, gmm, weights, key)
-        x = _checks.check_data(x, gmm.n_components, gmm.n_features)
+        x, weights = without_weights(check_rows(x, gmm.n_components, gmm.n_features), weights)
         dtype = _checks.promote(x.dtype, gmm.dtype)
         x, gmm = _checks.in_dtype((x, gmm), dtype)
         weights = _checks.check_weights(weights, x.shape[0], dtype)
@@ -192,7 +200,7 @@ class AbstractFitter(eqx.Module):
                 raise ValueError("a fit inside jit, vmap or grad has no checkpoints.")
             return solve(self, x, gmm, weights, key)
         journal = Journal(checkpoint, self.without_limit(), x, gmm, weights, key)
-        shape, (x, weights) = x.shape, _rows.fill(x, weights)
+        shape, (x, weights) = x.shape, self.arrange(x, gmm, weights)
         run = _Run(self, x, gmm, weights, key, journal)
         result = run.watched(progress, callback) if progress or callback or checkpoint else run()
         if _log.isEnabledFor(logging.INFO):
@@ -262,7 +270,7 @@ def _begin(fitter, x, gmm, weights, key, ladder) -> tuple[PyTree, FitState]:
 @eqx.filter_jit
 def solve(
     fitter: AbstractFitter,
-    x: Array,
+    x: Samples,
     gmm: GaussianMixture,
     weights: Array | None,
     key: PRNGKeyArray | None,
@@ -290,16 +298,23 @@ def solve(
     return fitter.attach(result, x, gmm, weights)
 
 
+@dataclasses.dataclass(frozen=True)
 class _Same:
-    """Stands for x in what a program returns, where x itself would be a copy of all the data."""
+    """Stands for an array of x in what a program returns, where itself would be a copy."""
+
+    number: int
 
 
-def _without(x: Array, data: PyTree) -> PyTree:
-    return jax.tree.map(lambda leaf: _Same() if leaf is x else leaf, data)
+def _without(x: Samples, data: PyTree) -> PyTree:
+    numbers = {id(leaf): i for i, leaf in enumerate(jax.tree.leaves(x))}
+    return jax.tree.map(
+        lambda leaf: _Same(numbers[id(leaf)]) if id(leaf) in numbers else leaf, data
+    )
 
 
-def _with(x: Array, data: PyTree) -> PyTree:
-    return jax.tree.map(lambda leaf: x if isinstance(leaf, _Same) else leaf, data)
+def _with(x: Samples, data: PyTree) -> PyTree:
+    leaves = jax.tree.leaves(x)
+    return jax.tree.map(lambda leaf: leaves[leaf.number] if isinstance(leaf, _Same) else leaf, data)
 
 
 @partial(Program, small=_SMALL)

@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from .._checks import as_key
+from .._data import Data, Samples
 from .._files import FileError, from_json, read_tensors, write_tensors
 from .._mixture import GaussianMixture
 from .result import FitWarning
@@ -61,7 +62,7 @@ class Journal:
         self,
         checkpoint: Checkpoint | None,
         fitter: eqx.Module,
-        x: Array,
+        x: Samples,
         gmm: GaussianMixture,
         weights: Array | None,
         key: PRNGKeyArray | None,
@@ -71,7 +72,7 @@ class Journal:
             return
         self._identity = {
             "fitter": _describe(fitter),
-            "x": _digest(x),
+            "x": _digest(x) if isinstance(x, jax.Array) else _digests(x),
             "start": [gmm.covariance_type, *map(_digest, jax.tree.leaves(gmm))],
             "weights": None if weights is None else _digest(weights),
             "key": _digest(as_key(key)),
@@ -206,6 +207,12 @@ def _of_another_version(path: Any, metadata: Mapping[str, str]) -> FileError:
 
 
 # The identity of a fit
+
+
+def _digests(x: Data) -> list[str]:
+    """Of all that is known of the rows."""
+    found = jax.tree_util.tree_leaves_with_path(x)
+    return [f"{jax.tree_util.keystr(at)} {_digest(leaf)}" for at, leaf in found]
 
 
 def _digest(value: Array | np.ndarray) -> str:

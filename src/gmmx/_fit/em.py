@@ -1,16 +1,20 @@
 """Closed-form expectation–maximisation."""
 
 import dataclasses
-from typing import Self
+from typing import Any, Self
 
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from .._data import Data, Samples
+from .._engine.alike import in_blocks
 from .._engine.floor import RELATIVE, Floor
 from .._engine.form import Form
+from .._engine.kinds import rows_of
 from .._engine.ladder import Ladder
-from .._engine.moments import Moments, Rows, expect, is_empty, maximise
+from .._engine.moments import Moments, is_empty, maximise
+from .._engine.rows import AbstractRows
 from .._mixture import GaussianMixture
 from .base import AbstractFitter
 from .frozen import check_frozen
@@ -27,7 +31,7 @@ _NARROWEST = 4
 
 
 class _Data(eqx.Module):
-    rows: Rows
+    rows: AbstractRows
     floor: Floor
     units: Standardisation | None
     """Where leaps are measured"""
@@ -84,14 +88,23 @@ class EMFitter(AbstractFitter):
     def without_limit(self) -> Self:
         return dataclasses.replace(self, max_iter=1)
 
+    def arrange(
+        self, x: Samples, gmm: GaussianMixture, weights: Float[Array, " n"] | None
+    ) -> tuple[Any, Float[Array, " m"] | None]:
+        if isinstance(x, Data) and x.projection is None and not type(gmm.structure).axis_aligned:
+            found = in_blocks(x, weights)
+            if found is not None:
+                return found
+        return super().arrange(x, gmm, weights)
+
     def prepare(
         self,
-        x: Float[Array, "n d"],
+        x: Samples,
         gmm: GaussianMixture,
         weights: Float[Array, " n"] | None,
         ladder: Ladder,
     ) -> _Data:
-        rows = Rows.of(x, weights, ladder, type(gmm.structure).axis_aligned)
+        rows = rows_of(x, gmm, weights, ladder)
         units = Standardisation.of(gmm, x, weights) if self.accelerate else None
         return _Data(rows, Floor.of(self.reg_covar, x, weights), units)
 
@@ -135,7 +148,7 @@ class EMFitter(AbstractFitter):
         memory, gmm = state.inner, state.gmm
         tol, rows = jnp.asarray(self.tol, gmm.dtype), data.rows
         form, floor_share = Form.of(gmm, rows.frame), memory.floor.shares(gmm)
-        moments, size = expect(form, rows, weights, ladder, state.way)
+        moments, size = rows.expect(form, weights, ladder, state.way)
         log_likelihood = moments.log_likelihood / moments.count
         first = state.n_iter == 0
         change = jnp.where(first, jnp.inf, log_likelihood - state.log_likelihood)
@@ -193,7 +206,7 @@ class EMFitter(AbstractFitter):
     def attach(
         self,
         result: FitResult,
-        x: Float[Array, "n d"],
+        x: Samples,
         start: GaussianMixture | None,
         weights: Float[Array, " n"] | None,
     ) -> FitResult:

@@ -12,8 +12,10 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray, PyTree
 
 from .._checks import check_count
+from .._data import Data, Samples, take
 from .._engine.density import by_way, log_prob_of
 from .._engine.floor import RELATIVE, Floor
+from .._engine.kinds import ladder_of
 from .._engine.ladder import Ladder
 from .._mixture import GaussianMixture
 from .base import AbstractFitter
@@ -145,13 +147,13 @@ class GradientFitter(AbstractFitter):
             optimiser = optimiser(rate if callable(rate) else jnp.asarray(rate, dtype))
         return optax.with_extra_args_support(cast(optax.GradientTransformation, optimiser))
 
-    def ladder(self, x: Float[Array, "n d"], gmm: GaussianMixture) -> Ladder:
+    def ladder(self, x: Samples, gmm: GaussianMixture) -> Ladder:
         rows = x.shape[0] if self.batch_size is None else min(self.batch_size, x.shape[0])
-        return Ladder.of(gmm, rows, products=1)
+        return ladder_of(gmm, x, rows, products=1)
 
     def init(
         self,
-        data: Float[Array, "n d"],
+        data: Samples,
         gmm: GaussianMixture,
         weights: Float[Array, " n"] | None,
         key: PRNGKeyArray,
@@ -192,14 +194,16 @@ class GradientFitter(AbstractFitter):
         return FitState.begin(gmm, memory, x.dtype)
 
     def _parts(
-        self, memory: _Memory, data: Float[Array, "n d"], weights: Float[Array, " n"] | None
-    ) -> tuple[Array, Array, Array]:
+        self, memory: _Memory, data: Samples, weights: Float[Array, " n"] | None
+    ) -> tuple[Samples, Array, Array]:
         """The rows in the units of the fit, and the weights to train and to watch with."""
         train = jnp.ones(data.shape[0], data.dtype) if weights is None else weights
+        # Each row of `Data` has units of its own.
+        z = data if isinstance(data, Data) else memory.units.apply(data)
         if memory.held_out is None:
-            return memory.units.apply(data), train, train
+            return z, train, train
         watch = jnp.where(memory.held_out, train, 0)
-        return memory.units.apply(data), jnp.where(memory.held_out, 0, train), watch
+        return z, jnp.where(memory.held_out, 0, train), watch
 
     def _objective(
         self, memory: _Memory, frozen: GaussianMixture, ladder: Ladder, way: Int[Array, ""]
@@ -210,16 +214,18 @@ class GradientFitter(AbstractFitter):
         """
 
         def loss(
-            free: PyTree, z: Float[Array, "n d"], train: Float[Array, " n"], total: Array
+            free: PyTree, z: Samples, train: Float[Array, " n"], total: Array
         ) -> tuple[Array, tuple[Array, Array]]:
             trained = memory.model(eqx.combine(free, frozen))
-            penalty = memory.floor.shares(memory.units.back(trained)) / 2
+            back = memory.units.back(trained)
+            penalty = memory.floor.shares(back) / 2
 
             def both(log_joint: Float[Array, "k n"], penalty: Array = penalty) -> Array:
                 penalised = log_prob_of(log_joint - penalty[:, None])
                 return jnp.stack([penalised, log_prob_of(log_joint)], axis=1)
 
-            log_prob, size = by_way(trained, z, both, ladder, way)
+            model = back if isinstance(z, Data) else trained
+            log_prob, size = by_way(model, z, both, ladder, way)
             return -(train @ log_prob[:, 0]) / total, (log_prob, size)
 
         return loss
@@ -227,7 +233,7 @@ class GradientFitter(AbstractFitter):
     def update(
         self,
         state: FitState,
-        data: Float[Array, "n d"],
+        data: Samples,
         weights: Float[Array, " n"] | None,
         ladder: Ladder,
     ) -> FitState:
@@ -240,8 +246,7 @@ class GradientFitter(AbstractFitter):
         optimiser = self._optimiser(data.dtype)
         if self.batch_size is None:
             # The optimiser sees the objective in the units of the fit.
-            shift = jnp.sum(jnp.log(memory.units.scale))
-            value = -state.log_likelihood - shift
+            value = -state.log_likelihood - _shift(memory.units, data)
             free, inner = _descend(
                 optimiser, loss, free, memory.optimiser, value, memory.gradient,
                 (z, train, jnp.sum(train)),
@@ -257,7 +262,7 @@ class GradientFitter(AbstractFitter):
     def evaluate(
         self,
         state: FitState,
-        data: Float[Array, "n d"],
+        data: Samples,
         weights: Float[Array, " n"] | None,
         ladder: Ladder,
     ) -> FitState:
@@ -272,7 +277,7 @@ class GradientFitter(AbstractFitter):
         else:
             (value, aux), gradient = loss(*arguments), memory.gradient
         log_prob, size = aux
-        shift = jnp.sum(jnp.log(memory.units.scale))
+        shift = _shift(memory.units, data)
         log_likelihood = -value - shift
         objective = watch @ log_prob[:, 0] / jnp.sum(watch) - shift
         better = objective > memory.best
@@ -315,6 +320,12 @@ class GradientFitter(AbstractFitter):
         return conclude(state, floor=memory.floor.variances, spurious=spurious)
 
 
+def _shift(units: Standardisation, data: Samples) -> Float[Array, ""]:
+    """What a log-density in the units of the fit has more than one in those of the data."""
+    shift = jnp.sum(jnp.log(units.scale))
+    return jnp.zeros_like(shift) if isinstance(data, Data) else shift
+
+
 def _some_of(weights, x, fraction, key) -> Bool[Array, " n"]:
     """This part of the rows that count, drawn at random; at least one and not all."""
     counted = jnp.ones(x.shape[0], bool) if weights is None else weights > 0
@@ -348,7 +359,7 @@ def _pass(optimiser, loss, free, state, z, train, batch_size, key):
         free, state = carry
         # The last batch is filled up with rows of the first.
         rows = order[(i * size + jnp.arange(size)) % count]
-        arguments = (z[rows], train[rows], expected)
+        arguments = (take(z, rows), train[rows], expected)
         (value, _), gradient = jax.value_and_grad(loss, has_aux=True)(free, *arguments)
         return _descend(optimiser, loss, free, state, value, gradient, arguments)
 

@@ -23,9 +23,10 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
+from .._data import Samples
 from .._engine.form import Form
-from .._engine.ladder import Ladder
-from .._engine.moments import Rows, expect, maximise
+from .._engine.kinds import ladder_of, rows_of
+from .._engine.moments import maximise
 from .._mixture import GaussianMixture
 from .frozen import split
 from .krylov import solve_by_products
@@ -76,7 +77,7 @@ def refuse(name: str, result: FitResult, inputs: PyTree) -> FitResult:
 class Inputs(eqx.Module):
     """What a fixed point of EM depends on."""
 
-    x: Float[Array, "n d"]
+    x: Samples
     weights: Float[Array, " n"] | None
     floor: Float[Array, " d"]
     start: GaussianMixture
@@ -111,8 +112,8 @@ def _fixed_point_jvp(frozen, primals, tangents):
     # either.
     seen, data, counts = constant((gmm, inputs.x, inputs.weights))
     units = Standardisation.of(seen, data, counts)
-    ladder = Ladder.of(seen, data.shape[0], products=2).ends()
-    rows = Rows.of(data, counts, ladder, type(gmm.structure).axis_aligned, keep=False)
+    ladder = ladder_of(seen, data, data.shape[0], products=2).ends()
+    rows = rows_of(data, seen, counts, ladder, keep=False)
     way = ladder.choose(Form.of(seen, rows.frame), rows.reach)
 
     def model(free: PyTree, inputs: Inputs) -> GaussianMixture:
@@ -123,7 +124,7 @@ def _fixed_point_jvp(frozen, primals, tangents):
         before = model(free, inputs)
         moving = dataclasses.replace(rows, x=inputs.x)
         form = Form.of(before, rows.frame)
-        moments, _ = expect(form, moving, inputs.weights, ladder, way)
+        moments, _ = moving.expect(form, inputs.weights, ladder, way)
         after = maximise(before, form, moments, rows.frame, inputs.floor, frozen)
         return jax.tree.map(jnp.subtract, split(units.into(after), frozen)[0], free)
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
+from .._data import Samples
 from .._engine.ladder import Ladder
 from .._init import initialize
 from .._mixture import GaussianMixture
@@ -19,7 +20,7 @@ from .status import Status
 
 
 class _Data(eqx.Module):
-    x: Float[Array, "n d"]
+    x: Samples
     inner: PyTree
     """The data of the inner fitter"""
 
@@ -57,12 +58,17 @@ class Restarts(AbstractFitter):
     def without_limit(self) -> Self:
         return dataclasses.replace(self, fitter=self.fitter.without_limit())
 
-    def ladder(self, x: Float[Array, "n d"], gmm: GaussianMixture) -> Ladder:
+    def ladder(self, x: Samples, gmm: GaussianMixture) -> Ladder:
         return self.fitter.ladder(x, gmm)
+
+    def arrange(
+        self, x: Samples, gmm: GaussianMixture, weights: Float[Array, " n"] | None
+    ) -> tuple[Any, Float[Array, " m"] | None]:
+        return self.fitter.arrange(x, gmm, weights)
 
     def prepare(
         self,
-        x: Float[Array, "n d"],
+        x: Samples,
         gmm: GaussianMixture,
         weights: Float[Array, " n"] | None,
         ladder: Ladder,
@@ -142,7 +148,7 @@ class Restarts(AbstractFitter):
     def attach(
         self,
         result: FitResult,
-        x: Float[Array, "n d"],
+        x: Samples,
         start: GaussianMixture | None,
         weights: Float[Array, " n"] | None,
     ) -> FitResult:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._components import AbstractComponents, Components
+from .._data import Samples
 from .._engine.frame import Frame
 
 
@@ -18,9 +19,7 @@ class Standardisation(eqx.Module):
     scale: Float[Array, " d"]
 
     @classmethod
-    def of(
-        cls, gmm: AbstractComponents, x: Float[Array, "n d"], weights: Float[Array, " n"] | None
-    ) -> Self:
+    def of(cls, gmm: AbstractComponents, x: Samples, weights: Float[Array, " n"] | None) -> Self:
         """The units of these rows; a constant feature keeps its own."""
         frame = Frame.of_data(x, weights, turned=False)
         scale = frame.root

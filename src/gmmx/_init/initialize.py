@@ -8,9 +8,11 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .. import _checks, _rows
 from .._covariance import structure_named
+from .._data import Data, Samples, check_rows, completed, without_weights
 from .._engine.floor import RELATIVE
 from .._engine.frame import Frame
 from .._engine.memberships import fit_memberships
+from .._linalg import einsum
 from .._mixture import GaussianMixture
 from .._programs import Program
 from . import kmeans
@@ -75,7 +77,8 @@ def initialize(
 
     **Arguments:**
 
-    - `x`: the data, `(n, d)`.
+    - `x`: the data, `(n, d)`; or `gmmx.Data`, of which rough complete rows are made. Components
+        of which some rows are known by their labels start from those.
     - `method`: `"kmeans"`, Lloyd's iteration from k-means++ seeds; `"kmeans++"`, each sample to
         the nearest of such seeds; `"random_from_data"`, to the nearest of K samples drawn;
         `"random"`, memberships drawn, whose components start near one another.
@@ -93,7 +96,7 @@ def initialize(
     if method not in METHODS:
         known = ", ".join(repr(name) for name in METHODS)
         raise ValueError(f"method={method!r} is unknown; expected one of {known}.")
-    x = _checks.check_data(x, n_components)
+    x, weights = without_weights(check_rows(x, n_components), weights)
     weights = _checks.check_weights(weights, x.shape[0], x.dtype)
     key = _checks.as_key(key)
     _checks.check_floor(reg_covar)
@@ -109,11 +112,35 @@ def initialize(
 def _start(structure, memberships, n_components, x, weights, key, reg_covar):
     """One M-step from `memberships` of the scaled samples, one of `METHODS`."""
     weights = jnp.ones(x.shape[0], x.dtype) if weights is None else weights
-    members = memberships(scaled(x, weights), weights, n_components, key)
+    prior = x.log_prior(n_components) if isinstance(x, Data) else None
+    x = completed(x, weights)
+    if prior is None:
+        members = memberships(scaled(x, weights), weights, n_components, key)
+    else:
+        members = _by_labels(scaled(x, weights), weights, jnp.exp(prior), key)
     members = members * weights[:, None]
     return fit_memberships(GaussianMixture, structure, x, members, reg_covar)
 
 
-def scaled(x: Float[Array, "n d"], weights: Float[Array, " n"] | None) -> Float[Array, "n d"]:
+def _by_labels(
+    x: Float[Array, "n d"],
+    weights: Float[Array, " n"],
+    possible: Float[Array, "n k"],
+    key: PRNGKeyArray,
+) -> Float[Array, "n k"]:
+    """k-means from the means of the rows that are known, memberships as the labels allow them."""
+    k = possible.shape[1]
+    only = jnp.sum(possible > 0, axis=1, keepdims=True) == 1
+    alone = jnp.where(only, possible * weights[:, None], 0)
+    known = jnp.sum(alone, axis=0)
+    means = einsum("nk,nd->kd", alone, x) / jnp.where(known > 0, known, 1)[:, None]
+    seeds = jnp.where(known[:, None] > 0, means, kmeans.plusplus(x, weights, k, key))
+    members = _one_hot(kmeans.lloyd(x, weights, seeds), k, x) * possible
+    # A row whose cluster its label excludes.
+    members = jnp.where(jnp.sum(members, axis=1, keepdims=True) > 0, members, possible)
+    return members / jnp.sum(members, axis=1, keepdims=True)
+
+
+def scaled(x: Samples, weights: Float[Array, " n"] | None) -> Float[Array, "n d"]:
     """The samples with each feature of mean zero and, unless it is constant, unit variance."""
-    return Frame.of_data(x, weights, turned=False).apply(x)
+    return Frame.of_data(x, weights, turned=False).apply(completed(x, weights))

@@ -1,0 +1,340 @@
+"""Rows of `Data`: what each of them says of the complete row, under every component.
+
+With u = W_k(v − μ_k), which is standard normal, a number of a row is y = h·u + e + ε. The numbers
+of a row are taken in one after the other, each by Potter's square-root form of the Kalman update
+(Bierman 1977, Factorization Methods for Discrete Sequential Estimation): u has the mean m and the
+covariance SSᵀ, and with a = Sᵀh and α = aᵀa + σ²
+
+    m ← m + Sa(y − e − h·m)/α,    S ← S − Sa aᵀ/(α + σ√α),    log p ← log p + log N(y; e + h·m, α).
+
+Noise may be zero, infinite or anything between, and nothing is inverted.
+"""
+
+import abc
+import dataclasses
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import ClassVar, Self
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from .. import _checks
+from .._chunks import chunk_of, fold, map_rows, rows_per_chunk
+from .._components import AbstractComponents
+from .._covariance.base import Factors
+from .._data import Data, of_rows, shared_by_rows
+from .._linalg import einsum, inverse_lower
+from .._programs import Program
+from .._reductions import sum_of_squares, total
+from .._rows import cut, fill_rows
+from .form import Form
+from .frame import Frame, times
+from .ladder import Ladder
+from .moments import Moments
+from .rows import AbstractRows, responsibilities
+
+
+class Numbers(eqx.Module):
+    """A chunk of rows in a frame, number by number."""
+
+    values: Float[Array, "m n"]
+    deviations: Float[Array, "m n"]
+    projection: Float[Array, "m d"] | Float[Array, "m d n"] | None
+    log_scale: Float[Array, " n"]
+    """log of the units of the values, summed over those that were observed"""
+    log_prior: Float[Array, "k n"] | None
+
+    @classmethod
+    def of(cls, data: Data, frame: Frame, n_components: int) -> Self:
+        """The rows in units of the frame, which is scaled and not turned."""
+        seen = jnp.isfinite(data.deviations)
+        scale, projection = frame.root, data.projection
+        assert scale is not None and scale.ndim == 1
+        if projection is None:
+            apart = jnp.where(seen, data.x - frame.centre, 0)
+        else:
+            centre = frame.centre if data.origin is None else frame.centre - data.origin
+            apart = jnp.where(seen, data.x - einsum("...md,d->...m", projection, centre), 0)
+            projection = projection * scale
+            # Each number in units of what it measures.
+            scale = jnp.max(jnp.abs(projection), axis=-1)
+            scale = jax.lax.stop_gradient(jnp.where(scale > 0, scale, 1))
+            projection = projection / scale[..., None]
+            projection = projection if projection.ndim == 2 else jnp.moveaxis(projection, 0, -1)
+        prior = data.log_prior(n_components)
+        return cls(
+            (apart / scale).T,
+            jnp.where(seen, data.deviations / scale, jnp.inf).T,
+            projection,
+            jnp.sum(jnp.where(seen, jnp.log(scale), 0), axis=1),
+            None if prior is None else prior.T,
+        )
+
+
+class Absorbed(eqx.Module):
+    """What rows say of u = W_k(v − μ_k)."""
+
+    mean: Float[Array, "k d n"]
+    spread: Float[Array, "j d d n"] | Float[Array, "j d n"]
+    """S, or the variances where numbers and features are independent"""
+    log_joint: Float[Array, "k n"]
+
+
+class Prior(eqx.Module):
+    """A mixture in a frame, as rows are taken in under it."""
+
+    log_weights: Float[Array, " k"]
+    means: Float[Array, "k d"]
+    roots: Factors
+    """W⁻¹"""
+
+    @classmethod
+    def of(cls, form: Form, frame: Frame) -> Self:
+        """A mixture of this form in this frame, which is scaled and not turned."""
+        factors, d = form.factors, form.means.shape[1]
+        assert frame.root is not None
+        if form.axis_aligned:
+            diagonal, roots = factors, 1 / factors
+        else:
+            diagonal, roots = jnp.diagonal(factors, axis1=1, axis2=2), inverse_lower(factors)
+        # What the constant holds beside log w_k: log|W_k| in the units of x, and the 2π.
+        rest = jnp.sum(jnp.log(diagonal), axis=1) - jnp.sum(jnp.log(frame.root))
+        return cls(form.constant - rest + d * math.log(2 * math.pi) / 2, form.means, roots)
+
+    def rows_at_once(self, x: Data, least: int) -> int:
+        """How many rows to take at once, at least so many."""
+        (k, d), (n, m) = self.means.shape, x.x.shape
+        apart = self.roots.ndim == 2 and x.projection is None
+        columns = 6 * k * d if apart else 3 * len(self.roots) * d * d + 2 * k * d + m * d
+        return rows_per_chunk(n, columns, x.dtype.itemsize, least)
+
+
+def absorb(prior: Prior, rows: Numbers) -> Absorbed:
+    """All numbers of the rows, taken in."""
+    seen = jnp.isfinite(rows.deviations)
+    noise = jnp.where(seen, rows.deviations, 1)
+    means, roots, d = prior.means, prior.roots, prior.means.shape[1]
+    if rows.projection is None:
+        apart = jnp.where(seen, rows.values - means[:, :, None], 0)
+    else:
+        apart = jnp.where(seen, rows.values - _projected(means, rows.projection), 0)
+    start = prior.log_weights[:, None] - rows.log_scale
+    start = start if rows.log_prior is None else start + rows.log_prior
+    if roots.ndim == 2 and rows.projection is None:
+        variance = roots[:, :, None] ** 2 + noise**2
+        rate = jnp.where(seen, 1 / variance, 0)
+        mean = roots[:, :, None] * apart * rate
+        terms = apart**2 * rate + jnp.where(seen, jnp.log(2 * math.pi * variance), 0)
+        spread = jnp.where(seen, noise**2 / variance, 1)
+        return Absorbed(mean, spread, start - jnp.sum(terms, axis=1) / 2)
+
+    roots = roots[:, :, None] * jnp.eye(d, dtype=roots.dtype) if roots.ndim == 2 else roots
+    n = rows.values.shape[1]
+
+    def take(i: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        mean, root, log_joint = carry
+        if rows.projection is None:
+            h = roots[:, i, :, None]
+        else:
+            row = rows.projection[i].reshape(d, -1)
+            h = jnp.sum(roots[:, :, :, None] * row[:, None], axis=1)
+        root, gain, rate, log_variance = narrow(root, h, noise[i], seen[i])
+        error = apart[:, i] - total(h * mean, axis=1)[:, 0]
+        mean = mean + gain * error[:, None]
+        return mean, root, log_joint - (error**2 * rate + log_variance) / 2
+
+    identity = jnp.eye(d, dtype=roots.dtype)
+    begin = (
+        jnp.zeros((len(means), d, n), roots.dtype),
+        jnp.broadcast_to(identity[:, :, None], (len(roots), d, d, n)),
+        start,
+    )
+    return Absorbed(*jax.lax.fori_loop(0, rows.values.shape[0], take, begin))
+
+
+def narrow(
+    root: Float[Array, "j d d n"],
+    h: Float[Array, "j d #n"],
+    noise: Float[Array, " n"],
+    seen: Bool[Array, " n"],
+) -> tuple[Array, Array, Array, Array]:
+    """S after a number h·u + ε was seen, the gain Sa/α, the rate 1/α, and log 2πα.
+
+    **Arguments:**
+
+    - `noise`: the deviation of ε; any number where nothing was seen.
+    """
+    a = total(root * h[:, :, None], axis=1)[:, 0]
+    variance = sum_of_squares(a, axis=1) + noise**2
+    rate = jnp.where(seen, 1 / variance, 0)
+    log_variance = jnp.where(seen, jnp.log(2 * math.pi * variance), 0)
+    gain = total(root * a[:, None], axis=2)[:, :, 0] * rate[:, None]
+    shrunk = gain / (1 + noise * jnp.sqrt(rate))[:, None]
+    return root - shrunk[:, :, None] * a[:, None], gain, rate, log_variance
+
+
+def _projected(means: Float[Array, "k d"], projection: Array) -> Float[Array, "k m #n"]:
+    if projection.ndim == 2:
+        return einsum("md,kd->km", projection, means)[:, :, None]
+    return einsum("mdn,kd->kmn", projection, means)
+
+
+class ObservedRows(AbstractRows):
+    """The rows of a fit to `Data`."""
+
+    frame: Frame
+    reach: Float[Array, " d"]
+    """Nothing depends on it: there is one way over these rows"""
+    x: Data
+
+    @classmethod
+    def of(cls, x: Data, weights: Float[Array, " n"] | None) -> Self:
+        """The rows, in units of their deviations."""
+        frame = Frame.of_data(x.completed(weights), weights, turned=False)
+        return cls(frame, jnp.zeros_like(frame.centre), x)
+
+    def expect(
+        self,
+        form: Form,
+        weights: Float[Array, " n"] | None,
+        ladder: Ladder,
+        number: Int[Array, ""],
+    ) -> tuple[Moments, Float[Array, ""]]:
+        prior, n = Prior.of(form, self.frame), self.x.shape[0]
+
+        def pass_by(way: type[AbstractIntake]) -> tuple[Moments, Float[Array, ""]]:
+            size = prior.rows_at_once(self.x, way.fewest_rows)
+
+            def chunk(i: Array | int, present: Array | None) -> PyTree:
+                data = of_rows(lambda leaf: chunk_of(leaf, i, size), self.x)
+                rows = Numbers.of(data, self.frame, len(form.means))
+                counted = None if weights is None else chunk_of(weights, i, size)
+                return way.sums(form, prior, rows, times(counted, present))
+
+            weight, first, scatter, *totals = fold(chunk, n, size, self.frame.centre)
+            moments = Moments(weight, form.times(prior.roots, first), scatter, *totals)
+            return moments, way.size(*jax.lax.stop_gradient((form, self.reach)))
+
+        return ladder.switch(number, pass_by)
+
+
+class AbstractIntake(abc.ABC):
+    """A way to the sums of the M-step over rows of `Data`."""
+
+    sure: ClassVar[bool] = False
+    """Whether it is always accurate"""
+    fewest_rows: ClassVar[int] = 32
+    """Rows below which a chunk does not pay"""
+
+    @classmethod
+    @abc.abstractmethod
+    def size(cls, form: Form, reach: Float[Array, " d"]) -> Float[Array, ""]:
+        """The size of what cancels, in units of the largest that is accurate."""
+
+    @classmethod
+    @abc.abstractmethod
+    def sums(
+        cls, form: Form, prior: Prior, rows: Numbers, weights: Float[Array, " n"] | None
+    ) -> tuple[Array, ...]:
+        """n_k, Σ z E[u], Σ z E[uuᵀ], Σ log p and the number of samples."""
+
+
+class Sequential(AbstractIntake):
+    """Number by number."""
+
+    sure: ClassVar[bool] = True
+
+    @classmethod
+    def size(cls, form: Form, reach: Float[Array, " d"]) -> Float[Array, ""]:
+        return jnp.zeros_like(reach[0])
+
+    @classmethod
+    def sums(
+        cls, form: Form, prior: Prior, rows: Numbers, weights: Float[Array, " n"] | None
+    ) -> tuple[Array, ...]:
+        found = absorb(prior, rows)
+        share, log_prob = responsibilities(found.log_joint, weights)
+        counts = jnp.ones_like(log_prob) if weights is None else weights
+        first = einsum("kn,kdn->kd", share, found.mean)
+        scatter = _scatter(form, found, share)
+        return jnp.sum(share, axis=1), first, scatter, jnp.vdot(counts, log_prob), jnp.sum(counts)
+
+
+def _scatter(form: Form, found: Absorbed, share: Float[Array, "k n"]) -> Factors:
+    """Σ_i z_ik E[uuᵀ], or what a structure needs of it."""
+    own = share if not form.shared else jnp.sum(share, axis=0, keepdims=True)
+    if found.spread.ndim == 3:
+        within = einsum("jn,jdn->jd", own, found.spread)
+    else:
+        j, d, _, n = found.spread.shape
+        weighted = (found.spread * own[:, None, None]).reshape(j, d, d * n)
+        kind = "jdm,jdm->jd" if form.axis_aligned else "jdm,jem->jde"
+        within = einsum(kind, weighted, found.spread.reshape(j, d, d * n))
+    weighted = share[:, None] * found.mean
+    kind = "kdn,kdn->kd" if form.axis_aligned else "kdn,ken->kde"
+    between = einsum(kind, weighted, found.mean)
+    return within + (jnp.sum(between, axis=0, keepdims=True) if form.shared else between)
+
+
+def frame_of(gmm: AbstractComponents) -> Frame:
+    """The mean of the mixture and the size of its widest component, feature by feature."""
+    gmm = jax.lax.stop_gradient(gmm)
+    factors = gmm.factors()
+    roots = 1 / factors if factors.ndim == 2 else jnp.max(jnp.abs(inverse_lower(factors)), axis=2)
+    return Frame(gmm.weights @ gmm.means, jnp.max(roots, axis=0), None)
+
+
+def over_rows(
+    gmm: AbstractComponents, x: Data, fn: Callable[..., PyTree], *others: Array
+) -> PyTree:
+    """`fn(prior, frame, absorbed, *others)` of all rows, chunk by chunk, its results rows first.
+
+    From Python one program is called, compiled for few numbers of rows.
+
+    **Arguments:**
+
+    - `fn`: a function that is equal to itself in another call.
+    - `others`: arrays of the same rows.
+    """
+    if not _checks.is_concrete(gmm, x, others):
+        return _over_rows(gmm, x, fn, *others)
+    program = _program.at(x.x.size * gmm.means.size * gmm.means.shape[1])
+    return cut(program(gmm, fill_rows(x), fn, *map(fill_rows, others)), x.shape[0])
+
+
+def _over_rows(gmm, x, fn, *others):
+    frame = frame_of(gmm)
+    prior = Prior.of(Form.of(gmm, frame), frame)
+    common = {id(leaf) for leaf in jax.tree.leaves(shared_by_rows(x))}
+    shared, own = eqx.partition(x, lambda leaf: id(leaf) in common)
+
+    @jax.checkpoint
+    def chunk(rows: tuple[Data, tuple[Array, ...]]) -> PyTree:
+        data, others = rows
+        data = eqx.combine(shared, data)
+        found = absorb(prior, Numbers.of(data, frame, gmm.means.shape[0]))
+        return fn(prior, frame, found, *others)
+
+    return map_rows(chunk, (own, others), prior.rows_at_once(x, Sequential.fewest_rows))
+
+
+_program = Program(_over_rows, jit=partial(jax.jit, static_argnames="fn"))
+
+
+def evaluate(gmm: AbstractComponents, x: Data, reduce: Callable[[Array], PyTree]) -> PyTree:
+    """`reduce` of the log-joints of the rows, see `gmmx._engine.density.evaluate`."""
+    return over_rows(gmm, x, _OfLogJoint(reduce))
+
+
+@dataclasses.dataclass(frozen=True)
+class _OfLogJoint:
+    """A function of what rows say that reads their log-joints alone."""
+
+    reduce: Callable[[Array], PyTree]
+
+    def __call__(self, prior: Prior, frame: Frame, found: Absorbed) -> PyTree:
+        return self.reduce(found.log_joint)
