@@ -659,3 +659,23 @@ _DIVERGENCES = [
 ]
 
 OPERATIONS = {operation.name: operation for operation in [*_ROWS, *_MODELS, *_DIVERGENCES]}
+
+# What structures compute each in its own way. All else is computed from their factors, dense or
+# diagonal, and from log-joints.
+BY_STRUCTURE = {
+    "log_prob", "noise_score", "covariance", "sample", "marginal", "condition", "affine",
+    "convolve", "convolve with variances", "convolve with a matrix", "regress",
+}  # fmt: skip
+
+
+def is_repeated(test: str, structure: str, operation: str) -> bool:
+    """Whether a test of an operation shows nothing that another structure has not shown.
+
+    Values are compared with the reference for every structure, see
+    `test_operations.test_it_is_the_reference`.
+    """
+    if structure in ("full", "diag") or test == "test_it_is_the_reference":
+        return False
+    # Chunks and leading axes are a matter of rows alone.
+    of_rows = test in ("test_chunked_is_whole", "test_any_leading_axes")
+    return of_rows or operation not in BY_STRUCTURE

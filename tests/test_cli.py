@@ -669,3 +669,92 @@ def test_ctrl_c_keeps_the_model_of_the_last_step(gmmx_, long):
     assert status == 130 and "not converged after" in out
     assert "ends after this step" in err and "wrote the model to m.safetensors" in err
     assert gmmx.load("m.safetensors").n_components == 5
+
+
+# What is known of rows
+
+
+@pytest.fixture
+def measured(folder, frame):
+    """The columns with noise, gaps and labels beside them."""
+    rng = np.random.default_rng(2)
+    x = frame.select("height", "width").to_numpy()
+    noise = rng.uniform(0.05, 0.3, size=x.shape)
+    gaps = rng.uniform(size=x.shape) < 0.1
+    labels = [int(row > 40) if i % 3 == 0 else None for i, row in enumerate(range(100))]
+    values = np.where(gaps, np.nan, x + noise * rng.normal(size=x.shape))
+    columns = {
+        "height": [None if np.isnan(v) else v for v in values[:, 0]],
+        "width": [None if np.isnan(v) else v for v in values[:, 1]],
+        "dh": noise[:, 0],
+        "dw": noise[:, 1],
+        "which": labels,
+    }
+    pl.DataFrame(columns).write_csv("measured.csv")
+    return gmmx.Data(values, noise=noise**2, missing=True), gaps
+
+
+def test_noise_and_gaps_are_used(gmmx_, measured):
+    data, _ = measured
+    options = ("--columns", "height,width", "--noise-columns", "dh,dw", "--missing")
+    fit = ("fit", "measured.csv", "-k", 2, *options, "--tol", 1e-8, "--max-iter", 1000, "--json")
+    report = json.loads(ok(gmmx_(*fit, "--dtype", "float64", "--out", "m.safetensors")))
+    gmm = gmmx.load("m.safetensors")
+    expected = gmmx.EMFitter(tol=1e-8, max_iter=1000).fit(data, 2)
+    np.testing.assert_allclose(report["log_likelihood"], expected.log_likelihood, atol=1e-6)
+    np.testing.assert_allclose(report["bic"], gmm.bic(data), rtol=1e-8)
+    labels = ok(gmmx_("predict", "m.safetensors", "measured.csv", *options))
+    np.testing.assert_array_equal(labels.split()[1:], np.asarray(gmm.predict(data)).astype(str))
+    score = json.loads(ok(gmmx_("score", "m.safetensors", "measured.csv", *options, "--json")))
+    np.testing.assert_allclose(score["log_likelihood"], gmm.score(data), rtol=1e-8)
+    best = json.loads(ok(gmmx_("select", "measured.csv", "-k", "1-2", *options, "--json")))["best"]
+    assert best["n_components"] == 2
+
+
+def test_a_picture_of_rows_with_gaps(gmmx_, measured):
+    pytest.importorskip("matplotlib").use("Agg")
+    ok(gmmx_("fit", "measured.csv", "-k", 2, "--columns", "height,width", "--missing",
+             "--plot", "fit.png"))  # fmt: skip
+    assert Path("fit.png").stat().st_size > 0
+
+
+def test_labels_name_components(gmmx_, measured):
+    out = ok(gmmx_("fit", "measured.csv", "-k", 2, "--exclude", "dh,dw", "--label-column", "which",
+                   "--missing", "--json"))  # fmt: skip
+    report = json.loads(out)
+    assert report["feature_names"] == ["height", "width"]
+    # Those after the fortieth row are the tall ones.
+    assert report["means"][1][0] > 8 > report["means"][0][0]
+
+
+def test_scaled_features(gmmx_, folder):
+    x = np.random.default_rng(0).normal(size=(200, 2)) * [1, 1000]
+    np.save("wide.npy", x)
+    fit = ("fit", "wide.npy", "-k", 1, "--dtype", "float64", "--json", "--covariance")
+    plain, scaled = (json.loads(ok(gmmx_(*fit, "full", *more))) for more in ((), ("--scale",)))
+    for name in ("log_likelihood", "bic", "means", "covariances"):
+        np.testing.assert_allclose(plain[name], scaled[name], rtol=1e-6, atol=1e-6)
+    plain, scaled = (json.loads(ok(gmmx_(*fit, "spherical", *more))) for more in ((), ("--scale",)))
+    assert (plain["covariance_type"], scaled["covariance_type"]) == ("spherical", "diag")
+    np.testing.assert_allclose(scaled["deviations"][0], x.std(axis=0), rtol=0.2)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (("--noise-columns", "dh"), "2 features: expected one for each"),
+        (("--missing", "--drop-missing"), "one of --missing and --drop-missing"),
+        (("--label-column", "dh"), "expected a component"),
+        (("--noise-columns", "dh,nothing"), "no column 'nothing'"),
+    ],
+)
+def test_what_rows_cannot_be(gmmx_, measured, options, message):
+    found = gmmx_("fit", "measured.csv", "-k", 2, "--columns", "height,width", "--drop-missing",
+                  *options)  # fmt: skip
+    assert message in refused(found)
+
+
+def test_negative_noise_is_refused(gmmx_, folder):
+    pl.DataFrame({"a": [1.0, 2.0, 3.0], "da": [0.1, -0.1, 0.1]}).write_csv("noise.csv")
+    found = gmmx_("fit", "noise.csv", "-k", 1, "--columns", "a", "--noise-columns", "da")
+    assert "negative deviation -0.1 in row 2" in refused(found)

@@ -14,7 +14,8 @@ import gmmx
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
-GUIDES = ["index", "choosing_a_trainer", "choosing_a_structure", "fitting", "estimator", "algebra"]
+GUIDES = ["index", "choosing_a_trainer", "choosing_a_structure", "fitting", "measured_rows",
+          "estimator", "algebra"]  # fmt: skip
 PAGES = [README, *(ROOT / "docs" / f"{name}.md" for name in GUIDES)]
 
 pytestmark = [

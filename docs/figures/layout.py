@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 # From the bottom up: what the layer is, its files and folders, its colour.
 LAYERS = [
-    ("checks, linear algebra,\nchunks of rows, files", "_checks _linalg _orthogonal _noise "
+    ("checks, linear algebra,\nchunks of rows, files", "_checks _data _linalg _orthogonal _noise "
      "_reductions _chunks _grouped _rows _files _cache _programs", "#d9dde1"),
     ("covariance structures", "_covariance", "#cfe3f5"),
     ("weights, means, structure", "_components", "#cfe3f5"),

@@ -27,6 +27,7 @@ from ._fit.base import AbstractFitter as AbstractFitter
 from ._fit.checkpoint import Checkpoint as Checkpoint
 from ._fit.em import EMFitter as EMFitter
 from ._fit.gradient import GradientFitter as GradientFitter
+from ._fit.prior import ConjugatePrior as ConjugatePrior
 from ._fit.restarts import Restarts as Restarts
 from ._fit.result import FitError as FitError
 from ._fit.result import FitResult as FitResult

@@ -41,6 +41,17 @@ class Moments(eqx.Module):
         return jax.tree.map(jnp.add, self, other)
 
 
+class Added(eqx.Module):
+    """What a conjugate prior adds to the M-step."""
+
+    moments: Moments
+    """As of samples at the mean of the prior, and the scale of the covariances as a scatter"""
+    of_weights: Float[Array, ""]
+    """Samples of each component, for the weights"""
+    of_covariances: Float[Array, ""]
+    """Samples of each component, for what covariances are divided by"""
+
+
 def is_empty(moments: Moments) -> Bool[Array, " k"]:
     """Which components have lost all their samples, to rounding (scikit-learn's threshold)."""
     return moments.weight <= 10 * float(jnp.finfo(moments.weight.dtype).eps)
@@ -53,6 +64,7 @@ def maximise(
     frame: Frame,
     floor: Float[Array, " d"],
     frozen: frozenset[str] = frozenset(),
+    added: Added | None = None,
 ) -> Components:
     """The M-step: the model of greatest expected likelihood given the moments that `gmm` took.
 
@@ -63,12 +75,18 @@ def maximise(
     **Arguments:**
 
     - `form`: the model in the frame.
+    - `added`: what a prior of the parameters adds; then the model has the greatest posterior.
     """
     empty = is_empty(moments)
     weight = jnp.where(empty, 0, moments.weight)
     logits, means, structure = gmm.logits, gmm.means, gmm.structure
     if "weights" not in frozen:
-        logits = log_weight(weight) - jnp.log(jnp.sum(weight))
+        counted = weight if added is None else weight + jnp.where(weight > 0, added.of_weights, 0)
+        logits = log_weight(counted) - jnp.log(jnp.sum(counted))
+    if added is not None:
+        moments = moments + added.moments
+        empty = moments.weight <= 0
+        weight = moments.weight
     if "means" not in frozen:
         shift = frame.vectors_back(moments.first / jnp.where(empty, 1, weight)[:, None])
         means = means + jnp.where(empty[:, None], 0, shift)
@@ -79,6 +97,9 @@ def maximise(
         # Σ z(y − m)(y − m)ᵀ = S − (f − n_k m/2)mᵀ − m(f − n_k m/2)ᵀ
         cross = form.outer(first - moments.weight[:, None] * moved / 2, moved)
         scatter = moments.scatter - cross - (cross if form.axis_aligned else cross.mT)
+        if added is not None:
+            # κ samples move a mean; a covariance is divided by other numbers of samples.
+            weight = weight - added.moments.weight + added.of_covariances
         structure = fit_structure(type(gmm.structure), gmm.factors(), scatter, weight, floor)
     return dataclasses.replace(gmm, logits=logits, means=means, structure=structure)
 

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from .._data import Data, Samples
 from .._engine.alike import in_blocks
+from .._engine.conjugate import Conjugate
 from .._engine.floor import RELATIVE, Floor
 from .._engine.form import Form
 from .._engine.kinds import rows_of
@@ -20,6 +21,7 @@ from .base import AbstractFitter
 from .frozen import check_frozen
 from .implicit import Inputs, fixed_point, refuse
 from .options import floor, positive, sweepable
+from .prior import ConjugatePrior
 from .result import FitResult, conclude
 from .squarem import Squarem
 from .standardise import Standardisation
@@ -35,6 +37,7 @@ class _Data(eqx.Module):
     floor: Floor
     units: Standardisation | None
     """Where leaps are measured"""
+    prior: Conjugate | None
 
 
 class _Memory(eqx.Module):
@@ -45,6 +48,8 @@ class _Memory(eqx.Module):
     """Of the model in hand"""
     floor_share: Float[Array, " k"]
     """tr FΛ_k of the model in hand, which the floor penalises"""
+    log_prior: Float[Array, ""]
+    """log p(θ) of the model in hand; zero without a prior"""
     previous: GaussianMixture
     """The model before the last step: of finite likelihood"""
     settled: Bool[Array, ""]
@@ -75,6 +80,7 @@ class EMFitter(AbstractFitter):
     - `accelerate`: every second step goes further than EM would, by squared extrapolation
         (Varadhan & Roland 2008), unless the likelihood would fall. This saves most steps of a fit
         that EM takes hundreds of, and costs little in a short one.
+    - `prior`: of the parameters; the fit then has the greatest posterior density (MAP).
 
     Another `tol`, `max_iter` or `reg_covar` compiles nothing new.
     """
@@ -84,6 +90,7 @@ class EMFitter(AbstractFitter):
     reg_covar: Float[Array, "*d"] | float = eqx.field(default=RELATIVE, converter=floor)  # pyright: ignore[reportIncompatibleMethodOverride]
     frozen: frozenset[str] = eqx.field(default=(), static=True, converter=check_frozen)
     accelerate: bool = eqx.field(default=False, static=True)
+    prior: ConjugatePrior | None = None
 
     def without_limit(self) -> Self:
         return dataclasses.replace(self, max_iter=1)
@@ -106,7 +113,8 @@ class EMFitter(AbstractFitter):
     ) -> _Data:
         rows = rows_of(x, gmm, weights, ladder)
         units = Standardisation.of(gmm, x, weights) if self.accelerate else None
-        return _Data(rows, Floor.of(self.reg_covar, x, weights), units)
+        prior = None if self.prior is None else self.prior.of(x, gmm, weights)
+        return _Data(rows, Floor.of(self.reg_covar, x, weights), units, prior)
 
     def init(
         self,
@@ -124,7 +132,7 @@ class EMFitter(AbstractFitter):
         moments = Moments(weight, means, factors, zero, zero)
         squarem = Squarem.begin(gmm) if self.accelerate else None
         settled = jnp.asarray(False)
-        memory = _Memory(data.floor, form, moments, weight, gmm, settled, absent, squarem)
+        memory = _Memory(data.floor, form, moments, weight, zero, gmm, settled, absent, squarem)
         return FitState.begin(gmm, memory, gmm.dtype)
 
     def update(
@@ -133,7 +141,8 @@ class EMFitter(AbstractFitter):
         """The M-step."""
         memory, frame = state.inner, data.rows.frame
         added = memory.floor.variances
-        updated = maximise(state.gmm, memory.form, memory.moments, frame, added, self.frozen)
+        prior = None if data.prior is None else data.prior.added(state.gmm, memory.form, frame)
+        updated = maximise(state.gmm, memory.form, memory.moments, frame, added, self.frozen, prior)
         squarem = memory.squarem
         if squarem is not None:
             assert data.units is not None  # both are there, or neither is
@@ -152,12 +161,15 @@ class EMFitter(AbstractFitter):
         log_likelihood = moments.log_likelihood / moments.count
         first = state.n_iter == 0
         change = jnp.where(first, jnp.inf, log_likelihood - state.log_likelihood)
+        # With a prior it is the posterior that never falls.
+        log_prior = memory.log_prior if data.prior is None else data.prior.log_prob(gmm)
+        gain = change + (log_prior - memory.log_prior) / moments.count
         # The M-step promised at least this much, and with a floor it may be negative.
         share = memory.moments.weight / memory.moments.count
         promised = jnp.sum(share * (floor_share - memory.floor_share)) / 2
         # What rounding alone may move the likelihood by.
         noise = 2e3 * float(jnp.finfo(gmm.dtype).eps) * jnp.maximum(1, jnp.abs(log_likelihood))
-        fell = change - promised < -jnp.maximum(tol, noise)
+        fell = gain - promised < -jnp.maximum(tol, noise)
         non_finite = ~jnp.isfinite(log_likelihood)
         # NaN, or narrower than rounding, beside the deviations of the rows.
         narrowest = _NARROWEST * float(jnp.finfo(gmm.dtype).eps)
@@ -168,7 +180,7 @@ class EMFitter(AbstractFitter):
         status = Status.where(fell, Status.likelihood_decreased, status)
         status = Status.where(non_finite, Status.non_finite, status)
         status = Status.where(singular, Status.singular_covariance, status)
-        settled, squarem = jnp.abs(change) < tol, memory.squarem
+        settled, squarem = jnp.abs(gain) < tol, memory.squarem
         if squarem is not None:
             # How little a leap gains says nothing.
             settled &= ~squarem.leaping
@@ -177,6 +189,7 @@ class EMFitter(AbstractFitter):
             form=form,
             moments=moments,
             floor_share=floor_share,
+            log_prior=log_prior,
             settled=settled,
         )
         after = dataclasses.replace(
@@ -190,7 +203,7 @@ class EMFitter(AbstractFitter):
         )
         if squarem is None:
             return after
-        refused = squarem.leaping & ~(change >= 0) & ~first
+        refused = squarem.leaping & ~(gain >= 0) & ~first
         inner = dataclasses.replace(state.inner, squarem=squarem.refused())
         return where(refused, dataclasses.replace(state, gmm=memory.previous, inner=inner), after)
 
@@ -215,6 +228,8 @@ class EMFitter(AbstractFitter):
             # What the frozen parameters were made from is not known here.
             name = "Restarts of an EMFitter with frozen parameters"
             return refuse(name, result, (self, x, weights))
+        if self.prior is not None:
+            return refuse("an EMFitter with a prior", result, (self, x, weights))
         start = result.gmm if start is None else start
         inputs = Inputs(x, weights, Floor.of(self.reg_covar, x, weights).variances, start)
         found = fixed_point(self.frozen, result.gmm, result.log_likelihood, inputs)

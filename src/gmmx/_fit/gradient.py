@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray, PyTree
 
 from .._checks import check_count
 from .._data import Data, Samples, take
+from .._engine.conjugate import Conjugate
 from .._engine.density import by_way, log_prob_of
 from .._engine.floor import RELATIVE, Floor
 from .._engine.kinds import ladder_of
@@ -21,6 +22,7 @@ from .._mixture import GaussianMixture
 from .base import AbstractFitter
 from .frozen import check_frozen, keep, split
 from .options import floor, optional, positive, sweepable
+from .prior import ConjugatePrior
 from .result import FitResult, conclude, mean_of
 from .standardise import Standardisation
 from .state import FitState, squared_norm, where
@@ -30,6 +32,7 @@ from .status import Status
 class _Memory(eqx.Module):
     units: Standardisation
     floor: Floor
+    prior: Conjugate | None
     count: Float[Array, ""]
     """The number of samples"""
     trained: GaussianMixture
@@ -55,6 +58,12 @@ class _Memory(eqx.Module):
         """The mixture that `trained` stands for, with a logit of −∞ where the weight is zero."""
         logits = jnp.where(self.absent, -jnp.inf, trained.logits)
         return eqx.tree_at(lambda g: g.logits, trained, logits)
+
+    def log_prior(self, gmm: GaussianMixture) -> Float[Array, ""]:
+        """log p(θ) of a mixture in the units of the data, in nats a sample."""
+        if self.prior is None:
+            return jnp.zeros_like(self.count)
+        return self.prior.log_prob(gmm) / self.count
 
 
 # In standardised units, where it takes Adam to EM's likelihood in 100 to 200 steps on real data.
@@ -98,6 +107,7 @@ class GradientFitter(AbstractFitter):
     - `validation_fraction`: the part of the rows, drawn by the fit's key, that is held out;
         best and converged then go by the likelihood of those.
     - `frozen`: what stays as it is: any of `"weights"`, `"means"`, `"covariances"`.
+    - `prior`: of the parameters; the fit then has the greatest posterior density (MAP).
     """
 
     optimizer: optax.GradientTransformation | Callable[[Any], optax.GradientTransformation] = (
@@ -113,6 +123,7 @@ class GradientFitter(AbstractFitter):
         default=None, converter=optional(sweepable)
     )
     frozen: frozenset[str] = eqx.field(default=(), static=True, converter=check_frozen)
+    prior: ConjugatePrior | None = None
 
     def __check_init__(self):
         if self.batch_size is not None:
@@ -178,6 +189,7 @@ class GradientFitter(AbstractFitter):
         memory = _Memory(
             units=units,
             floor=Floor.of(self.reg_covar, x, weights),
+            prior=None if self.prior is None else self.prior.of(x, gmm, weights),
             count=jnp.asarray(x.shape[0], x.dtype) if weights is None else jnp.sum(weights),
             trained=trained,
             gradient=jax.tree.map(jnp.zeros_like, free),
@@ -226,7 +238,7 @@ class GradientFitter(AbstractFitter):
 
             model = back if isinstance(z, Data) else trained
             log_prob, size = by_way(model, z, both, ladder, way)
-            return -(train @ log_prob[:, 0]) / total, (log_prob, size)
+            return -(train @ log_prob[:, 0]) / total - memory.log_prior(back), (log_prob, size)
 
         return loss
 
@@ -279,7 +291,8 @@ class GradientFitter(AbstractFitter):
         log_prob, size = aux
         shift = _shift(memory.units, data)
         log_likelihood = -value - shift
-        objective = watch @ log_prob[:, 0] / jnp.sum(watch) - shift
+        back = memory.units.back(memory.model(memory.trained))
+        objective = watch @ log_prob[:, 0] / jnp.sum(watch) - shift + memory.log_prior(back)
         better = objective > memory.best
         risen = objective > memory.reference + jnp.asarray(self.tol, z.dtype)
         since = jnp.where(risen, state.n_iter, memory.since)
@@ -293,7 +306,6 @@ class GradientFitter(AbstractFitter):
         ended = Status.where(steep, Status.stalled, Status.converged)
         status = Status.where(rested, ended, Status.running)
         status = Status.where(jnp.isfinite(objective), status, Status.non_finite)
-        back = memory.units.back(memory.model(memory.trained))
         inner = dataclasses.replace(
             memory,
             gradient=gradient,
