@@ -165,3 +165,47 @@ def test_from_labels(blobs):
     gmm = gmmx.GaussianMixture.from_responsibilities(blobs, np.eye(3)[labels], reg_covar=0.0)
     np.testing.assert_allclose(gmm.means, blobs.reshape(3, 100, 3).mean(1), rtol=1e-12)
     np.testing.assert_allclose(gmm.covariances[1], np.cov(blobs[100:200].T, ddof=0), rtol=1e-10)
+
+
+@pytest.mark.parametrize("angle", [0.0, 30.0, 75.0])
+@pytest.mark.parametrize("elongation", [10, 30])
+def test_short_runs_find_elongated_clusters(angle, elongation):
+    """Three parallel blobs, apart along their short axis alone."""
+    rng = np.random.default_rng(3)
+    labels = np.repeat([0, 1, 2], 100)
+    x = rng.normal(size=(300, 2)) * [elongation, 1]
+    x[:, 1] += 5 * labels
+    turn = np.deg2rad(angle)
+    x = x @ np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+    gmm = gmmx.initialize(x, 3, method="em")
+    found = np.asarray(gmm.predict(x))
+    hits = [[(found[labels == a] == b).mean() for b in range(3)] for a in range(3)]
+    assert np.sort(np.max(hits, axis=1))[0] > 0.9 and len(set(np.argmax(hits, axis=1))) == 3
+
+
+def test_short_runs_are_at_least_as_likely(structure):
+    start = structure.mixture(4, 3, seed=5)
+    x = np.asarray(start.sample(400, key=jax.random.key(2)))
+    plain, short = (gmmx.initialize(x, 4, structure.name, method=m) for m in ("kmeans", "em"))
+    assert short.covariance_type == structure.name
+    assert short.score(x) >= plain.score(x)
+    weights = np.random.default_rng(0).uniform(size=400)
+    fit = gmmx.EMFitter(max_iter=5000, tol=1e-7).fit
+    ends = (fit(x, gmmx.initialize(x, 4, structure.name, method=m, weights=weights),
+                weights=weights) for m in ("kmeans", "em"))  # fmt: skip
+    plain, short = (end.log_likelihood for end in ends)
+    assert short >= plain - 1e-6
+
+
+def test_short_runs_of_many_rows():
+    """Some rows are drawn, none of weight zero."""
+    rng = np.random.default_rng(0)
+    means = np.array([[0, 0], [8, 0], [0, 8.0]])
+    labels = rng.integers(3, size=30_000)
+    x = means[labels] + rng.normal(size=(30_000, 2))
+    x[:100] = 1e6
+    weights = np.ones(30_000)
+    weights[:100] = 0
+    gmm = gmmx.initialize(x, 3, method="em", weights=weights)
+    order = np.argsort(gmm.means @ np.array([1, 2.0]))
+    np.testing.assert_allclose(np.asarray(gmm.means)[order], means, atol=0.1)

@@ -205,8 +205,9 @@ def fit(
     fit_key, start_key = jax.random.split(jax.random.key(seed))
     fitter: Any = _fitter(gmmx, trainer, tol, max_iter, reg_covar)
     start = gmmx.initialize(
-        x, components, covariance, key=start_key, weights=counts, reg_covar=fitter.reg_covar
-    )
+        x, components, covariance, method="em", key=start_key, weights=counts,
+        reg_covar=fitter.reg_covar,
+    )  # fmt: skip
     if n_init > 1:
         fitter = gmmx.Restarts(fitter, n_init)
     words.say(rows.described())

@@ -149,7 +149,9 @@ class AbstractFitter(eqx.Module):
                 f"gmm={n_components!r}; expected a GaussianMixture to start from, such as "
                 "gmmx.initialize(x, 3), or a number of components: fit(x, 3)."
             )
-        return initialize(x, int(n_components), key=key, weights=weights, reg_covar=self.reg_covar)
+        return initialize(
+            x, int(n_components), method="em", key=key, weights=weights, reg_covar=self.reg_covar
+        )
 
     @abc.abstractmethod
     def without_limit(self) -> Self:
@@ -172,7 +174,7 @@ class AbstractFitter(eqx.Module):
 
         - `x`: the data, `(n, d)`; or `gmmx.Data`, rows with noise, gaps or labels.
         - `gmm`: where to start, for instance `gmmx.initialize(x, n_components, "diag")`; or the
-            number of components, for the start of full covariances that `initialize` makes.
+            number of components, for a start of full covariances by short runs of EM.
         - `weights`: how often each sample counts, `(n,)`; only their ratios matter.
         - `key`: for fitters that draw; `jax.random.key(0)` by default.
         - `progress`: show a bar with the likelihood (needs `tqdm`).

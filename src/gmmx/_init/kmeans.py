@@ -51,7 +51,7 @@ def plusplus(
         potential = weights * distances
         # Where every sample is a seed already, any will do.
         potential = jnp.where(jnp.any(potential > 0), potential, weights)
-        candidates = x[_draw(potential, heights[i])]
+        candidates = x[draw(potential, heights[i])]
         apart = _squared_distances(x, candidates)
         reduced = jnp.where(i == 0, apart, jnp.minimum(distances[:, None], apart))
         best = jnp.argmin(weights @ reduced)
@@ -63,7 +63,7 @@ def plusplus(
     return jax.lax.fori_loop(0, n_clusters, add, start)[0]
 
 
-def _draw(mass: Float[Array, " n"], heights: Float[Array, " m"]) -> Int[Array, " m"]:
+def draw(mass: Float[Array, " n"], heights: Float[Array, " m"]) -> Int[Array, " m"]:
     """Indices drawn with probabilities proportional to `mass`, by uniform numbers."""
     # Scaled by the largest: the sum of tiny or huge masses stays in range.
     cumulative = jnp.cumsum(mass / jnp.max(mass))
