@@ -1,5 +1,6 @@
 """Bad input: a `ValueError` that says what came, what was wanted, and the fix."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -147,7 +148,7 @@ def test_what_a_fit_starts_from(gmm):
     with pytest.warns(gmmx.FitWarning):
         found = by_number.fit(X, 2)
     with pytest.warns(gmmx.FitWarning):
-        wanted = by_number.fit(X, gmmx.initialize(X, 2))
+        wanted = by_number.fit(X, gmmx.initialize(X, 2, method="em"))
     np.testing.assert_array_equal(found.gmm.means, wanted.gmm.means)
     for start in (None, "3", 3.0, True):
         with pytest.raises(ValueError, match=r"fit\(x, 3\)"):
@@ -397,3 +398,10 @@ def test_leaves_that_do_not_fit(gmm):
     # As a rule by `__check_init__`; here the annotations see it first.
     with pytest.raises((ValueError, TypeError)):
         GaussianMixture(jnp.zeros(2), jnp.zeros((3, 4)), gmm.structure)
+
+
+@pytest.mark.parametrize("name", ["weights", "log_weights", "covariances", "precisions"])
+def test_what_is_derived_is_not_replaced(structure, name):
+    gmm = structure.mixture(2, 3)
+    with pytest.raises(ValueError, match=f"{name} is computed from the leaves"):
+        eqx.tree_at(lambda m: getattr(m, name), gmm, getattr(gmm, name))

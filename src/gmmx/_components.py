@@ -50,12 +50,22 @@ class AbstractComponents(eqx.Module):
     @property
     def log_weights(self) -> Float[Array, " k"]:
         """log w_k"""
-        return jax.nn.log_softmax(self.logits)
+        return jax.nn.log_softmax(self._leaf("log_weights", self.logits))
 
     @property
     def weights(self) -> Float[Array, " k"]:
         """w_k, of sum one"""
-        return jax.nn.softmax(self.logits)
+        return jax.nn.softmax(self._leaf("weights", self.logits))
+
+    def _leaf(self, name: str, leaf: Any) -> Any:
+        """A leaf that `name` is computed from; not what `equinox.tree_at` puts in its place."""
+        if not hasattr(leaf, "shape"):
+            raise ValueError(
+                f"{name} is computed from the leaves, so it cannot be replaced. Replace a leaf: "
+                "logits (log-weights), means or structure; or make a new mixture by "
+                "GaussianMixture.from_parameters."
+            )
+        return leaf
 
     def factors(self) -> Factors:
         """The factors W as the structure has them: `(j, d, d)`, or `(j, d)` if diagonal."""

@@ -217,17 +217,19 @@ class GaussianMixture(AbstractComponents):
     @property
     def covariances(self) -> Array:
         """Σ_k: `(k, d, d)` if full, `(d, d)` if tied, `(k, d)` if diag, `(k,)` if spherical."""
-        return self.structure.covariances(*self.means.shape)
+        return self.structure.covariances(*self._leaf("covariances", self.means).shape)
 
     @property
     def precisions(self) -> Array:
         """Λ_k = Σ_k⁻¹, in the shape of `covariances`."""
-        return self.structure.precisions(*self.means.shape)
+        return self.structure.precisions(*self._leaf("precisions", self.means).shape)
 
     @property
     def precisions_cholesky(self) -> Array:
         """Factors of the precisions as scikit-learn has them: upper, Λ_k = U_kU_kᵀ."""
-        return self.structure.precisions_cholesky(*self.means.shape)
+        return self.structure.precisions_cholesky(
+            *self._leaf("precisions_cholesky", self.means).shape
+        )
 
     def mean(self) -> Float[Array, " d"]:
         """The mean of the whole mixture, Σ w_k μ_k."""
