@@ -1,0 +1,59 @@
+"""TeX becomes MathML when the site is built, so pages need no script and no network for it.
+
+In Markdown, docstrings included, `pymdownx.arithmatex` marks what is TeX. In the text cells of
+notebooks it stands between dollar signs.
+"""
+
+import html
+import re
+
+from math_core import LatexError, LatexToMathML
+from mkdocs.exceptions import PluginError
+
+CONVERTER = LatexToMathML(fancy_error=False)
+MARKED = re.compile(
+    r'<(?P<tag>span|div) class="arithmatex">\\[(\[](?P<tex>.*?)\\[)\]]</(?P=tag)>', re.DOTALL
+)
+IN_NOTEBOOK = re.compile(
+    r"(?P<code><(?P<element>code|pre|style)\b.*?</(?P=element)>)"
+    r"|\$\$(?P<display>[^$]+)\$\$|(?<!\\)\$(?P<inline>[^$]+)\$",
+    re.DOTALL,
+)
+CELL = re.compile(r'(?=<div\b[^>]*\bclass="jp-Cell\b)')
+# The template of nbconvert loads and configures MathJax.
+LOADER = re.compile(r"<!-- Load mathjax -->.*?<!-- End of mathjax configuration -->", re.DOTALL)
+CODE = re.compile(r"<(code|pre|style|script|math|svg)\b.*?</\1>", re.DOTALL)
+REST = re.compile(r"\\[A-Za-z]{2,}|\$\$|\\[()\[\]]")
+
+
+def mathml(tex, *, display):
+    """The MathML of TeX that stands in HTML."""
+    made = CONVERTER.convert_with_local_state(html.unescape(tex).strip(), displaystyle=display)
+    return f'<div class="formula">{made}</div>' if display else made
+
+
+def of_marked(match):
+    return mathml(match["tex"], display=match["tag"] == "div")
+
+
+def of_notebook(match):
+    if match["code"]:
+        return match["code"]
+    return mathml(match["display"] or match["inline"], display=bool(match["display"]))
+
+
+def on_page_content(content, page, config, files):
+    try:
+        content = MARKED.sub(of_marked, content)
+        if page.file.src_uri.endswith(".ipynb"):
+            cells = CELL.split(LOADER.sub("", content))
+            content = "".join(
+                IN_NOTEBOOK.sub(of_notebook, cell) if "jp-RenderedMarkdown" in cell else cell
+                for cell in cells
+            )
+    except LatexError as error:
+        raise PluginError(f"{page.file.src_uri}: {error}") from error
+    # Markdown takes a formula apart if one of its lines begins like a list.
+    if rest := REST.search(CODE.sub("", content)):
+        raise PluginError(f"{page.file.src_uri}: {rest[0]} is left of a formula")
+    return content
