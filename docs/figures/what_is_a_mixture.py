@@ -69,6 +69,7 @@ def em():
         plot.ellipses(gmm, x, ax=axes, levels=(0.5, 0.9))
         axes.set(title=f"{until} steps" if until else "the start", xlabel="", ylabel="")
         axes.set(xticks=[], yticks=[])
+        axes.get_legend().remove()
     last = panels[1, 2]
     last.plot(likelihood, color=INK, marker=".", ms=4, lw=1)
     last.set(title="mean log-likelihood", xlabel="step", ylabel="nats per sample")

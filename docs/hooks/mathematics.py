@@ -15,14 +15,18 @@ MARKED = re.compile(
     r'<(?P<tag>span|div) class="arithmatex">\\[(\[](?P<tex>.*?)\\[)\]]</(?P=tag)>', re.DOTALL
 )
 IN_NOTEBOOK = re.compile(
-    r"(?P<code><(?P<element>code|pre|style)\b.*?</(?P=element)>)"
+    r"(?P<code><(?P<element>code|pre|style|script)\b.*?</(?P=element)>)"
     r"|\$\$(?P<display>[^$]+)\$\$|(?<!\\)\$(?P<inline>[^$]+)\$",
     re.DOTALL,
 )
 CELL = re.compile(r'(?=<div\b[^>]*\bclass="jp-Cell\b)')
-# The template of nbconvert loads and configures MathJax.
-LOADER = re.compile(r"<!-- Load mathjax -->.*?<!-- End of mathjax configuration -->", re.DOTALL)
-CODE = re.compile(r"<(code|pre|style|script|math|svg)\b.*?</\1>", re.DOTALL)
+# The template of nbconvert loads MathJax, and Mermaid where there are diagrams, from the network.
+LOADERS = re.compile(
+    r"<!-- Load mathjax -->.*?<!-- End of mathjax configuration -->"
+    r'|<script type="module">(?=[^<]*mermaid).*?</script>',
+    re.DOTALL,
+)
+NO_TEXT = re.compile(r"<(code|pre|style|script|math|svg)\b.*?</\1>|<[^>]*>", re.DOTALL)
 REST = re.compile(r"\\[A-Za-z]{2,}|\$\$|\\[()\[\]]")
 
 
@@ -45,15 +49,17 @@ def of_notebook(match):
 def on_page_content(content, page, config, files):
     try:
         content = MARKED.sub(of_marked, content)
+        text = content
         if page.file.src_uri.endswith(".ipynb"):
-            cells = CELL.split(LOADER.sub("", content))
-            content = "".join(
-                IN_NOTEBOOK.sub(of_notebook, cell) if "jp-RenderedMarkdown" in cell else cell
-                for cell in cells
-            )
+            cells = [
+                (IN_NOTEBOOK.sub(of_notebook, cell), True) if "jp-RenderedMarkdown" in cell else (cell, False)
+                for cell in CELL.split(LOADERS.sub("", content))
+            ]
+            content = "".join(cell for cell, _ in cells)
+            text = "".join(cell for cell, is_text in cells if is_text)
     except LatexError as error:
         raise PluginError(f"{page.file.src_uri}: {error}") from error
     # Markdown takes a formula apart if one of its lines begins like a list.
-    if rest := REST.search(CODE.sub("", content)):
+    if rest := REST.search(NO_TEXT.sub("", text)):
         raise PluginError(f"{page.file.src_uri}: {rest[0]} is left of a formula")
     return content

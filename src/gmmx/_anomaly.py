@@ -6,13 +6,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from . import _checks
-from ._components import AbstractComponents, check_mixture
+from ._components import check_mixture
 from ._engine.density import at_points, log_prob_of
 
 
-def log_prob_threshold(
-    gmm: AbstractComponents, x: Any, rate: Any, weights: Any = None
-) -> Float[Array, ""]:
+def log_prob_threshold(gmm: Any, x: Any, rate: Any, weights: Any = None) -> Float[Array, ""]:
     """The log-density below which at most the share `rate` of the samples lies.
 
     It is the highest log-density of a sample for which this holds. Anomalies are where
