@@ -33,7 +33,7 @@ REST = re.compile(r"\\[A-Za-z]{2,}|\$\$|\\[()\[\]]")
 def mathml(tex, *, display):
     """The MathML of TeX that stands in HTML."""
     made = CONVERTER.convert_with_local_state(html.unescape(tex).strip(), displaystyle=display)
-    return f'<div class="formula">{made}</div>' if display else made
+    return f'<span class="formula">{made}</span>' if display else made
 
 
 def of_marked(match):
@@ -46,17 +46,20 @@ def of_notebook(match):
     return mathml(match["display"] or match["inline"], display=bool(match["display"]))
 
 
+def of_cell(cell):
+    """A cell of a notebook, and what of it is text."""
+    if "jp-RenderedMarkdown" not in cell:
+        return cell, ""
+    cell = IN_NOTEBOOK.sub(of_notebook, cell)
+    return cell, cell
+
+
 def on_page_content(content, page, config, files):
     try:
-        content = MARKED.sub(of_marked, content)
-        text = content
+        content = text = MARKED.sub(of_marked, content)
         if page.file.src_uri.endswith(".ipynb"):
-            cells = [
-                (IN_NOTEBOOK.sub(of_notebook, cell), True) if "jp-RenderedMarkdown" in cell else (cell, False)
-                for cell in CELL.split(LOADERS.sub("", content))
-            ]
-            content = "".join(cell for cell, _ in cells)
-            text = "".join(cell for cell, is_text in cells if is_text)
+            cells = map(of_cell, CELL.split(LOADERS.sub("", content)))
+            content, text = map("".join, zip(*cells, strict=True))
     except LatexError as error:
         raise PluginError(f"{page.file.src_uri}: {error}") from error
     # Markdown takes a formula apart if one of its lines begins like a list.
