@@ -19,8 +19,8 @@ LAYERS = [
     "gmmx._covariance",
     "gmmx._components",
     "gmmx._engine",
-    """gmmx._algebra gmmx._criteria gmmx._divergences gmmx._pathwise gmmx._sampling
-    gmmx._scores gmmx._summary""",
+    """gmmx._algebra gmmx._anomaly gmmx._criteria gmmx._divergences gmmx._pathwise
+    gmmx._sampling gmmx._scores gmmx._summary""",
     "gmmx._mixture",
     "gmmx._batch",
     "gmmx._fit gmmx._init gmmx._posterior",

@@ -17,7 +17,8 @@ LAYERS = [
     ("covariance structures", "_covariance", "#cfe3f5"),
     ("weights, means, structure", "_components", "#cfe3f5"),
     ("log-densities and moments\nof many rows", "_engine", "#fbdcc4"),
-    ("operations on mixtures", "_algebra _scores _pathwise _divergences _criteria _sampling",
+    ("operations on mixtures", "_algebra _scores _pathwise _divergences _criteria _sampling "
+     "_anomaly _summary",
      "#fbdcc4"),
     ("the class that users see", "_mixture", "#cfe3f5"),
     ("many mixtures, one\nfor each sample", "_batch", "#cfe3f5"),
