@@ -37,7 +37,9 @@ fitted = gmmx.Restarts(fitter, n_init=4).fit(rows, gmmx.initialize(rows, 3)).gmm
 
 axis = np.linspace(-5.2, 5.2, 240)
 grid = np.stack(np.meshgrid(axis, axis), axis=-1)
-figure, axes = plt.subplots(1, 4, figsize=(12, 3.7), sharex=True, sharey=True, layout="constrained")
+figure, axes = plt.subplots(
+    2, 2, figsize=(7.6, 8.2), sharex=True, sharey=True, layout="constrained"
+)
 panels = (
     ("what there is", complete, truth),
     (f"{whole.sum()} of {len(noisy)} rows are whole", noisy[whole], None),
@@ -45,9 +47,9 @@ panels = (
     ("fitted to gmmx.Data", None, fitted),
 )
 held_out = truth.sample(20_000, key=jax.random.key(2))
-for ax, (title, points, gmm) in zip(axes, panels, strict=True):
+for ax, (title, points, gmm) in zip(axes.flat, panels, strict=True):
     if gmm is not None:
-        title = f"{title}\n{gmm.score(held_out):.2f} nats a new row"
+        title = f"{title}\n{gmm.score(held_out):.2f} nats a new row".replace("-", "−")
         ax.contourf(axis, axis, np.exp(gmm.log_prob(grid)), 14, cmap="Blues")
     if points is not None:
         ax.scatter(*points.T, s=2, color="C1", linewidths=0, alpha=0.6)
