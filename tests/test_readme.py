@@ -41,6 +41,8 @@ def test_python_examples(page, tmp_path, monkeypatch):
     names = {"__name__": page.stem}
     for i, example in enumerate(examples):
         exec(compile(example, f"{page.name}, example {i + 1}", "exec"), names)
+    if page.stem == "gallery":
+        names["plt"].close("all")
 
 
 def test_commands(tmp_path, monkeypatch, capfd):
