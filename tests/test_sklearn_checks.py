@@ -2,10 +2,11 @@
 
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from gmmx.sklearn import GaussianMixture
+from gmmx.sklearn import GaussianMixture, GaussianMixtureClassifier
 
 
 # As scikit-learn makes its own class for them, but diagonal, which compiles in half the time.
-@parametrize_with_checks([GaussianMixture(n_init=2, max_iter=5, covariance_type="diag")])
+@parametrize_with_checks([GaussianMixture(n_init=2, max_iter=5, covariance_type="diag"),
+                          GaussianMixtureClassifier()])  # fmt: skip
 def test_scikit_learn_checks(estimator, check):
     check(estimator)
