@@ -484,6 +484,26 @@ def test_the_gradient_through_a_fit(truth):
     np.testing.assert_allclose(slope, (ends[0] - ends[1]) / 2e-5, rtol=1e-4)
 
 
+def test_the_gradient_through_a_fit_with_gaps(truth):
+    """In the noise; where nothing was observed there is none."""
+    weights, means, covariances = truth
+    apart = weights, 4 * means, covariances
+    v, _ = rows(apart, 4 * N)
+    gaps = np.random.default_rng(0).uniform(size=v.shape) < 0.05
+    start = STRUCTURES["full"].of(*apart)
+    fitter = gmmx.EMFitter(tol=1e-14, max_iter=5000)
+
+    @jax.jit
+    def variance(size):
+        noise = jnp.where(gaps, jnp.inf, 0.05 * size)
+        return fitter.fit(gmmx.Data(v, noise=noise), start).gmm.covariances[0, 0, 0]
+
+    slope = (variance(1 + 1e-4) - variance(1 - 1e-4)) / 2e-4
+    np.testing.assert_allclose(jax.grad(variance)(1.0), slope, rtol=1e-4)
+    forwards = jax.jvp(lambda g: g.log_prob(gmmx.Data(v, missing=gaps)), (start,), (start,))[1]
+    assert np.isfinite(forwards).all()
+
+
 # Everything takes it
 
 
@@ -540,6 +560,12 @@ def test_labels_name_the_components(truth):
     assert (predicted == labels).mean() > 0.8
     of_known = np.asarray(result.gmm.predict(gmmx.Data(v, labels=known)))
     assert (of_known[:60] == labels[:60]).all()
+    hidden = np.ma.masked_array(labels, np.arange(200) >= 60)
+    np.testing.assert_array_equal(gmmx.Data(v, labels=hidden).labels, known)
+    # Labels that say nothing do not decide the start.
+    nothing = gmmx.initialize(gmmx.Data(v, labels=np.full(200, -1)), K, method="em")
+    plain = gmmx.initialize(v, K, method="em")
+    np.testing.assert_allclose(nothing.means, plain.means, rtol=1e-9)
     # A set of components, by zeros.
     possible = np.where(np.arange(K) == labels[:, None], 0.0, 1.0)
     others = np.asarray(result.gmm.predict(gmmx.Data(v, labels=possible)))
@@ -600,7 +626,8 @@ BAD = {
     "infinite": (lambda: gmmx.Data(np.full((5, 2), np.inf), missing=True), "infinite"),
     "a mask of another shape": (lambda: gmmx.Data(X, missing=np.ones(5, bool)), "boolean mask"),
     "gaps under matrices": (
-        lambda: gmmx.Data(X, missing=True, noise=np.eye(2)), "noise is a matrix"
+        lambda: gmmx.Data(np.full((5, 2), np.nan), missing=True, noise=np.eye(2)),
+        "noise is a matrix",
     ),
     "a label too high": (lambda: gmmx.initialize(gmmx.Data(X, labels=[0, 1, 2, 0, 0]), 2), "2"),
     "a label too low": (lambda: gmmx.Data(X, labels=[0, 1, -2, 0, 0]), "−1"),
@@ -614,6 +641,12 @@ BAD = {
         lambda: gmmx.EMFitter().fit(gmmx.Data(X, weights=np.ones(5)), 2, weights=np.ones(5)),
         "twice",
     ),
+    "a feature that nobody measured": (
+        lambda: gmmx.EMFitter().fit(gmmx.Data(X, missing=np.tile([False, True], (5, 1))), 2),
+        "feature 1 was observed in no row",
+    ),
+    "plots": (lambda: gmmx.plot.density(gmmx.GaussianMixture.create(2, 2), gmmx.Data(X)), "impute"),
+    "a huge label": (lambda: gmmx.Data(X, labels=np.array([0, 1, 2**32, 0, 0])), "−1"),
     "one row": (lambda: gmmx.Data(np.zeros(3)), "expected"),
     "select with labels": (
         lambda: gmmx.select(gmmx.Data(X, labels=[0, 1, -1, 0, 0]), 2), "labels"

@@ -143,6 +143,20 @@ def test_units_do_not_matter(labelled):
     np.testing.assert_allclose(scaled.means / units, plain.means, rtol=1e-5, atol=1e-5)
 
 
+def test_weights_are_counts(labelled):
+    """A weight of three is the row three times, and one of zero is no row."""
+    x, _ = labelled
+    prior = gmmx.ConjugatePrior(shrinkage=5.0, mean=np.zeros(3), dof=20.0, scale=np.eye(3) * 20)
+    fitter = gmmx.EMFitter(prior=prior, tol=1e-10, max_iter=2000)
+    start = gmmx.initialize(x, 2)
+    counts = np.arange(62) % 3
+    weighted = fitter.fit(x, start, weights=counts.astype(float)).gmm
+    repeated = fitter.fit(np.repeat(x, counts, axis=0), start).gmm
+    np.testing.assert_allclose(weighted.covariances, repeated.covariances, rtol=1e-5, atol=1e-6)
+    within = gmmx.Restarts(fitter, 1).fit(gmmx.Data(x, weights=counts.astype(float)), start).gmm
+    np.testing.assert_allclose(within.covariances, repeated.covariances, rtol=1e-5, atol=1e-6)
+
+
 def test_it_goes_with_restarts_selection_and_transformations(labelled):
     x, _ = labelled
     fitter = gmmx.EMFitter(prior=gmmx.ConjugatePrior(), max_iter=200)
@@ -163,6 +177,8 @@ def test_it_goes_with_restarts_selection_and_transformations(labelled):
         ({"shrinkage": -1.0}, "zero or positive"),
         ({"mean": np.zeros(2)}, r"expected \(3,\)"),
         ({"scale": np.eye(2)}, r"\(3, 3\)"),
+        ({"scale": -np.eye(3)}, "positive"),
+        ({"mean": np.full(3, np.nan)}, "finite"),
     ],
 )
 def test_bad_priors(labelled, settings, message):

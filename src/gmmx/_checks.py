@@ -86,6 +86,10 @@ def as_floating(
     - `of_numbers`: the dtype for a Python number, which has none of its own.
     - `may_be_missing`: masked and null values become NaN.
     """
+    if type(value).__name__ == "Data":
+        raise ValueError(
+            f"{name} is a gmmx.Data; expected an array of complete rows, such as gmm.impute(data)."
+        )
     if dtype is None and type(value) in (int, float):
         dtype = of_numbers
     if not isinstance(value, jax.Array):

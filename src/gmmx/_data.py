@@ -74,7 +74,7 @@ class Data(eqx.Module):
         self.projection, self.origin = _as_projection(projection, n, m, dtype), None
         variances, covariances = _as_variances(noise, n, m, dtype)
         if covariances is not None:
-            if absent is not None:
+            if absent is not None and not (_checks.is_concrete(absent) and not absent.any()):
                 raise ValueError(
                     "x has missing values and noise is a matrix; expected variances, (n, m), or "
                     "complete rows: leave the rows and columns of what is missing out by a "
@@ -97,6 +97,16 @@ class Data(eqx.Module):
         self.labels = None if labels is None else _as_labels(labels, n, dtype)
         self.weights = None if weights is None else _checks.as_weights(weights, (n,), dtype)
         self.patterns = None
+
+    @property
+    def decides(self) -> bool:
+        """Whether any label says something; True where Python cannot see them."""
+        if self.labels is None or not _checks.is_concrete(self.labels):
+            return self.labels is not None
+        values = np.asarray(self.labels)
+        if values.ndim == 1:
+            return bool((values >= 0).any())
+        return bool((values != values[:, :1]).any())
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -206,12 +216,24 @@ def check_rows(x: Any, n_components: int, n_features: int | None = None) -> Samp
     if not isinstance(x, Data):
         return _checks.check_data(x, n_components, n_features)
     check_components(x, n_components, n_features)
+    _check_seen(x)
     if x.shape[0] < n_components:
         raise ValueError(
             f"the data have {x.shape[0]} rows, fewer than the {n_components} components. Take "
             "fewer components."
         )
     return x
+
+
+def _check_seen(x: Data) -> None:
+    """Refuse a feature that no row measures."""
+    if x.projection is not None or not _checks.is_concrete(x):
+        return
+    unseen = ~np.isfinite(np.asarray(x.deviations)).any(axis=0)
+    if unseen.any():
+        raise ValueError(
+            f"feature {int(np.argmax(unseen))} was observed in no row. Leave it out of the data."
+        )
 
 
 def check_components(x: Data, n_components: int, n_features: int | None) -> None:
@@ -272,6 +294,8 @@ def _as_variances(noise: Any, n: int, m: int, dtype: Any) -> tuple[Any, Any]:
         return np.zeros((n, m), dtype), None
     noise = _checks.as_floating(noise, "noise", dtype)
     shape = noise.shape
+    if m == 1 and shape == (n, 1, 1):
+        noise, shape = noise[:, :, 0], (n, 1)
     dense = shape in ((m, m), (n, m, m)) and m > 1
     if not dense and shape not in ((), (m,), (n, 1), (n, m)):
         raise ValueError(
@@ -283,7 +307,7 @@ def _as_variances(noise: Any, n: int, m: int, dtype: Any) -> tuple[Any, Any]:
     xp = _checks.array_module(noise)
     noise = xp.asarray(noise)
     if dense:
-        return np.zeros((n, m), dtype), xp.broadcast_to(noise, (n, m, m))
+        return np.zeros((n, m), dtype), noise if noise.ndim == 3 else noise[None]
     return xp.broadcast_to(noise, (n, m)), None
 
 
@@ -313,17 +337,22 @@ def _check_noise(values: np.ndarray, dense: bool) -> None:
 
 
 def _decorrelated(
-    x: Float[Array, "n m"], projection: Array | None, covariances: Float[Any, "n m m"]
+    x: Float[Array, "n m"], projection: Array | None, covariances: Float[Any, "j m m"]
 ) -> tuple[Any, Array, Any]:
     """Numbers whose noise is independent: M⁻¹x, M⁻¹R and D, with C = MDMᵀ and a unit triangle M.
 
     By elimination, also where C is singular. |M| is one, so the density stays what it is.
+
+    **Arguments:**
+
+    - `covariances`: C, one for each row or one for all.
     """
-    n, m = x.shape
+    m = x.shape[1]
     xp = _checks.array_module(x, covariances)
-    common = xp.eye(m, dtype=x.dtype) if projection is None else xp.asarray(projection)
-    matrices = xp.broadcast_to(common, (n, *common.shape[-2:]))
-    rows = xp.concatenate([covariances, matrices, xp.asarray(x)[:, :, None]], axis=2)
+    identity = xp.eye(m, dtype=x.dtype)
+    matrix = identity if projection is None else xp.asarray(projection)
+    inverse = xp.broadcast_to(identity, covariances.shape)
+    rows = xp.concatenate([xp.asarray(covariances), inverse], axis=2)
     later = xp.arange(m)
     tiny = xp.asarray(jnp.finfo(x.dtype).eps, x.dtype) * xp.abs(covariances).max(axis=(1, 2))
     for j in range(m):
@@ -333,23 +362,31 @@ def _decorrelated(
         share = xp.where(sound[:, None] & (later > j), share, 0)
         rows = rows - share[:, :, None] * rows[:, j, None, :]
     variances = xp.maximum(xp.diagonal(rows[:, :, :m], axis1=1, axis2=2), 0)
-    return rows[:, :, -1], jnp.asarray(rows[:, :, m:-1], x.dtype), variances
+    inverse = rows[:, :, m:] if len(rows) > 1 else rows[0, :, m:]
+    moved = xp.matmul(inverse, xp.asarray(x)[:, :, None])[:, :, 0]
+    projected = jnp.asarray(xp.matmul(inverse, matrix), x.dtype)
+    return moved, projected, xp.broadcast_to(variances, x.shape)
 
 
 def _as_labels(labels: Any, n: int, dtype: Any) -> Array:
+    if isinstance(labels, np.ma.MaskedArray) and np.issubdtype(labels.dtype, np.integer):
+        labels = labels.filled(-1)
     values = labels if isinstance(labels, jax.Array) else np.asarray(labels)
     if values.shape == (n,) and jnp.issubdtype(values.dtype, jnp.integer):
-        if _checks.is_concrete(values) and (np.asarray(values) < -1).any():
-            row = int(np.argmax(np.asarray(values) < -1))
-            raise ValueError(
-                f"labels[{row}] = {int(values[row])}; expected a component, counted from 0, or −1 "
-                "where it is not known."
-            )
+        if _checks.is_concrete(values):
+            bad = (np.asarray(values) < -1) | (np.asarray(values) >= 2**31)
+            if bad.any():
+                row = int(np.argmax(bad))
+                raise ValueError(
+                    f"labels[{row}] = {int(values[row])}; expected a component, counted from 0, or "
+                    "−1 where it is not known."
+                )
         return jnp.asarray(values, jnp.int32)
     if values.ndim != 2 or values.shape[0] != n:
         raise ValueError(
             f"labels has shape {values.shape} and dtype {values.dtype}; expected integers ({n},), "
-            f"−1 where the component is not known, or probabilities ({n}, k)."
+            f"−1 where the component is not known, or probabilities ({n}, k). pandas.factorize "
+            "makes integers of names, and −1 of nulls."
         )
     probabilities = _checks.as_floating(labels, "labels", dtype)
     _checks.check_finite(probabilities, "labels")

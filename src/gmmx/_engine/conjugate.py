@@ -1,6 +1,7 @@
 """A conjugate prior: what it adds to the moments of the E-step, and its density."""
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -28,6 +29,8 @@ class Conjugate(eqx.Module):
     """Λ₀, or its diagonal"""
     dof: Float[Array, ""]
     """ν"""
+    strength: Float[Array, ""]
+    """By which all of it is multiplied, where weights were scaled by as much"""
 
     def more(self, structure: type[AbstractCovariance], k: int) -> Float[Array, ""]:
         """What the prior adds to the number of samples that a covariance is divided by."""
@@ -54,11 +57,12 @@ class Conjugate(eqx.Module):
             scatter = apart + product(product(factors, matrix), factors.mT)
         nothing = jnp.zeros_like(self.shrinkage)
         more = self.more(structure, k)
-        return Added(
+        added = Added(
             Moments(weight, first, scatter, nothing, nothing),
             self.concentration - 1,
             more / k if structure.shared else more,
         )
+        return jax.tree.map(lambda leaf: leaf * self.strength, added)
 
     def log_prob(self, gmm: AbstractComponents) -> Float[Array, ""]:
         """log p(θ), less a constant; of the weights only where they are not zero."""
@@ -76,4 +80,5 @@ class Conjugate(eqx.Module):
         log_weights = jnp.where(gmm.logits == -jnp.inf, 0, gmm.log_weights)
         weights = (self.concentration - 1) * jnp.sum(log_weights)
         log_dets = self.more(structure, k) * jnp.sum(jnp.log(diagonal))
-        return weights + log_dets - (trace + self.shrinkage * jnp.sum(white**2)) / 2
+        log_prob = weights + log_dets - (trace + self.shrinkage * jnp.sum(white**2)) / 2
+        return log_prob * self.strength

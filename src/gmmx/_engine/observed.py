@@ -142,10 +142,10 @@ def absorb(prior: Prior, rows: Numbers) -> Absorbed:
         else:
             row = rows.projection[i].reshape(d, -1)
             h = jnp.sum(roots[:, :, :, None] * row[:, None], axis=1)
-        root, gain, rate, log_variance = narrow(root, h, noise[i], seen[i])
+        root, gain, scale, log_variance = narrow(root, h, noise[i], seen[i])
         error = apart[:, i] - total(h * mean, axis=1)[:, 0]
         mean = mean + gain * error[:, None]
-        return mean, root, log_joint - (error**2 * rate + log_variance) / 2
+        return mean, root, log_joint - ((error * scale) ** 2 + log_variance) / 2
 
     identity = jnp.eye(d, dtype=roots.dtype)
     begin = (
@@ -162,7 +162,7 @@ def narrow(
     noise: Float[Array, " n"],
     seen: Bool[Array, " n"],
 ) -> tuple[Array, Array, Array, Array]:
-    """S after a number h·u + ε was seen, the gain Sa/α, the rate 1/α, and log 2πα.
+    """S after a number h·u + ε was seen, the gain Sa/α, the scale 1/√α, and log 2πα.
 
     **Arguments:**
 
@@ -170,11 +170,13 @@ def narrow(
     """
     a = total(root * h[:, :, None], axis=1)[:, 0]
     variance = sum_of_squares(a, axis=1) + noise**2
-    rate = jnp.where(seen, 1 / variance, 0)
+    # No square root of zero where nothing was seen: it has no derivative.
+    inverse = 1 / jnp.sqrt(variance)
+    scale = jnp.where(seen, inverse, 0)
     log_variance = jnp.where(seen, jnp.log(2 * math.pi * variance), 0)
-    gain = total(root * a[:, None], axis=2)[:, :, 0] * rate[:, None]
-    shrunk = gain / (1 + noise * jnp.sqrt(rate))[:, None]
-    return root - shrunk[:, :, None] * a[:, None], gain, rate, log_variance
+    gain = total(root * a[:, None], axis=2)[:, :, 0] * (scale**2)[:, None]
+    shrunk = gain / (1 + noise * inverse)[:, None]
+    return root - shrunk[:, :, None] * a[:, None], gain, scale, log_variance
 
 
 def _projected(means: Float[Array, "k d"], projection: Array) -> Float[Array, "k m #n"]:

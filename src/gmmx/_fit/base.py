@@ -74,6 +74,10 @@ class AbstractFitter(eqx.Module):
         """The ways that `evaluate` may take over the rows, see `gmmx._engine.ladder`."""
         return ladder_of(gmm, x, x.shape[0], products=2)
 
+    def beside(self, weights: Any) -> Self:
+        """This fitter, for samples of these weights, which a fit scales to a mean of one."""
+        return self
+
     def arrange(
         self, x: Samples, gmm: GaussianMixture, weights: Float[Array, " n"] | None
     ) -> tuple[Any, Float[Array, " m"] | None]:
@@ -196,14 +200,15 @@ class AbstractFitter(eqx.Module):
         x, weights = without_weights(check_rows(x, gmm.n_components, gmm.n_features), weights)
         dtype = _checks.promote(x.dtype, gmm.dtype)
         x, gmm = _checks.in_dtype((x, gmm), dtype)
+        solver = self.beside(weights)
         weights = _checks.check_weights(weights, x.shape[0], dtype)
         if not _checks.is_concrete(x, gmm, weights, key, self):
             if checkpoint is not None:
                 raise ValueError("a fit inside jit, vmap or grad has no checkpoints.")
-            return solve(self, x, gmm, weights, key)
-        journal = Journal(checkpoint, self.without_limit(), x, gmm, weights, key)
+            return solve(solver, x, gmm, weights, key)
+        journal = Journal(checkpoint, solver.without_limit(), x, gmm, weights, key)
         shape, (x, weights) = x.shape, self.arrange(x, gmm, weights)
-        run = _Run(self, x, gmm, weights, key, journal)
+        run = _Run(solver, x, gmm, weights, key, journal)
         result = run.watched(progress, callback) if progress or callback or checkpoint else run()
         if _log.isEnabledFor(logging.INFO):
             _log.info("fit of %s: step %d, %s", shape, result.n_iter, Status[result.status])

@@ -95,6 +95,11 @@ class EMFitter(AbstractFitter):
     def without_limit(self) -> Self:
         return dataclasses.replace(self, max_iter=1)
 
+    def beside(self, weights: Any) -> Self:
+        if self.prior is None:
+            return self
+        return dataclasses.replace(self, prior=self.prior.beside(weights))
+
     def arrange(
         self, x: Samples, gmm: GaussianMixture, weights: Float[Array, " n"] | None
     ) -> tuple[Any, Float[Array, " m"] | None]:

@@ -150,6 +150,11 @@ class GradientFitter(AbstractFitter):
     def without_limit(self) -> Self:
         return dataclasses.replace(self, max_iter=1)
 
+    def beside(self, weights: Any) -> Self:
+        if self.prior is None:
+            return self
+        return dataclasses.replace(self, prior=self.prior.beside(weights))
+
     def _optimiser(self, dtype: Any) -> optax.GradientTransformationExtraArgs:
         optimiser = self.optimizer
         # A transformation is a named tuple of functions; anything else makes one.

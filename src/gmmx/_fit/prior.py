@@ -4,6 +4,7 @@ from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from .. import _checks
@@ -38,6 +39,8 @@ class ConjugatePrior(eqx.Module):
     - `mean`: μ_P, `(d,)`.
     - `dof`: ν.
     - `scale`: Λ₀, `(d, d)`, or its diagonal `(d,)`, in the squared units of the data.
+
+    `strength` multiplies the logarithm of the whole prior.
     """
 
     concentration: Float[Array, ""] | float = eqx.field(default=1.0, converter=sweepable)
@@ -45,11 +48,21 @@ class ConjugatePrior(eqx.Module):
     mean: Any = None
     dof: Float[Array, ""] | float | None = eqx.field(default=None, converter=optional(sweepable))
     scale: Any = None
+    strength: Float[Array, ""] | float = 1.0
+
+    def beside(self, weights: Any) -> "ConjugatePrior":
+        """The prior beside sample weights that a fit scales to a mean of one."""
+        if weights is None:
+            return self
+        mean = jnp.mean(_checks.as_floating(weights, "weights"))
+        return eqx.tree_at(lambda prior: prior.strength, self, self.strength / mean)
 
     def __check_init__(self):
         alpha = self.concentration
         if _checks.is_concrete(alpha) and not float(alpha) >= 1:
             raise ValueError(f"concentration={float(alpha):g}; expected at least 1, which is flat.")
+        _check_values(self.mean, "mean")
+        _check_values(self.scale, "scale")
 
     def of(self, x: Samples, gmm: GaussianMixture, weights: Float[Array, " n"] | None) -> Conjugate:
         """The prior of mixtures like this one, of these rows."""
@@ -68,6 +81,7 @@ class ConjugatePrior(eqx.Module):
             mean,
             scale,
             jnp.asarray(d + 2 if self.dof is None else self.dof, dtype),
+            jnp.asarray(self.strength, dtype),
         )
 
 
@@ -90,3 +104,19 @@ def _shaped(value: Any, name: str, shapes: tuple[tuple[int, ...], ...], dtype: A
         known = " or ".join(map(str, shapes))
         raise ValueError(f"{name} of the prior has shape {array.shape}; expected {known}.")
     return array
+
+
+def _check_values(value: Any, name: str) -> None:
+    """Finite numbers; of a scale, positive variances or a symmetric positive definite matrix."""
+    if value is None or not _checks.is_concrete(value):
+        return
+    values = _checks.as_floating(value, name)
+    _checks.check_finite(values, f"{name} of the prior", "Expected finite numbers.")
+    if name == "mean":
+        return
+    if values.ndim == 2:
+        _checks.check_symmetric(values)
+    square = values.ndim == 2 and values.shape[0] == values.shape[1]
+    least = np.linalg.eigvalsh(np.asarray(values))[0] if square else np.asarray(values).min()
+    if not least > 0:
+        raise ValueError(f"scale of the prior has the variance {least:g}; expected positive ones.")

@@ -58,6 +58,9 @@ class Restarts(AbstractFitter):
     def without_limit(self) -> Self:
         return dataclasses.replace(self, fitter=self.fitter.without_limit())
 
+    def beside(self, weights: Any) -> Self:
+        return dataclasses.replace(self, fitter=self.fitter.beside(weights))
+
     def ladder(self, x: Samples, gmm: GaussianMixture) -> Ladder:
         return self.fitter.ladder(x, gmm)
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
@@ -80,7 +81,7 @@ def initialize(
     **Arguments:**
 
     - `x`: the data, `(n, d)`; or `gmmx.Data`, of which rough complete rows are made. Components
-        of which some rows are known by their labels start from those.
+        of which some rows are known by their labels start from those, by k-means.
     - `method`: `"kmeans"`, Lloyd's iteration from k-means++ seeds; `"em"`, the likeliest of a few
         such starts after short runs of EM, which also finds clusters that are elongated along no
         axis, at some four times the time; `"kmeans++"`, each sample to
@@ -102,6 +103,8 @@ def initialize(
         raise ValueError(f"method={method!r} is unknown; expected one of {known}.")
     x, weights = without_weights(check_rows(x, n_components), weights)
     weights = _checks.check_weights(weights, x.shape[0], x.dtype)
+    if isinstance(x, Data) and not x.decides:
+        x = eqx.tree_at(lambda data: data.labels, x, None, is_leaf=lambda leaf: leaf is None)
     key = _checks.as_key(key)
     _checks.check_floor(reg_covar)
     floor = jnp.asarray(reg_covar, x.dtype)

@@ -10,6 +10,8 @@ from .._chunks import chunk_of, fold, map_rows, rows_per_chunk, varying
 from .._linalg import einsum
 
 _MAX_ITER = 100
+# Draws up to which one comparison with all sums is quicker than a search.
+_FEW = 64
 
 
 def _squared_distances(x: Float[Array, "n d"], centres: Float[Array, "k d"]) -> Float[Array, "n k"]:
@@ -68,7 +70,10 @@ def draw(mass: Float[Array, " n"], heights: Float[Array, " m"]) -> Int[Array, " 
     # Scaled by the largest: the sum of tiny or huge masses stays in range.
     cumulative = jnp.cumsum(mass / jnp.max(mass))
     aim = heights * cumulative[-1]
-    below = jnp.sum(cumulative[:, None] <= aim, axis=0, dtype=jnp.int32)
+    if heights.size > _FEW:
+        below = jnp.searchsorted(cumulative, aim, side="right").astype(jnp.int32)
+    else:
+        below = jnp.sum(cumulative[:, None] <= aim, axis=0, dtype=jnp.int32)
     # At most n − 1, since an aim may round up to the total itself.
     return jnp.minimum(below, mass.size - 1)
 

@@ -43,10 +43,9 @@ def by_short_runs(
     n, key = x.shape[0], jax.random.fold_in(key, 1)
     most = max(_ROWS, _ROWS_EACH * k)
     if n > most:
-        # By weight: at least as many as components are drawn of rows that count.
-        drawn = jnp.log(weights) + jax.random.gumbel(key, (n,), weights.dtype)
-        some = jax.lax.top_k(drawn, most)[1]
-        x, weights = take(x, some), (weights[some] > 0).astype(weights.dtype)
+        # By weight, so that each of those drawn counts once.
+        some = kmeans.draw(weights, jax.random.uniform(key, (most,), weights.dtype))
+        x, weights = take(x, some), jnp.ones(most, weights.dtype)
     points = completed(x, weights)
     scaled, white = (
         Frame.of_data(points, weights, turned).apply(points) for turned in (False, True)
