@@ -33,14 +33,15 @@ class Data(eqx.Module):
         `(n, m, m)`. An infinite variance says that the number was not observed. `(m, m)` is one
         matrix, also where there are m rows.
     - `projection`: R, `(m, d)`, or `(n, m, d)` for one a row; None is the identity.
-    - `labels`: the component of each row, `(n,)`, and −1 where it is not known; or `(n, k)`, how
-        probable each component is for the row beside what x says, zero where it is excluded.
+    - `labels`: the component of each row, `(n,)`, and −1 where it is not known; or `(n, k)`, the
+        probability of each component, by which its density at the row is multiplied. Zero
+        excludes a component.
     - `missing`: True takes NaN, masked and null values as not observed; or a boolean mask of x.
 
     Values are missing at random: that one is missing depends on nothing but what was observed.
 
     **Raises:** `ValueError`, with the row, for noise that is negative or not symmetric positive
-    semi-definite, labels that are none, and shapes that do not fit.
+    semi-definite, invalid labels, and shapes that do not fit.
     """
 
     x: Float[Array, "n m"]

@@ -191,13 +191,10 @@ class Maps(eqx.Module):
         observed = self.form(form)
         prepared = way.of(observed)
         terms = prepared.terms(rows.values)
-        log_joint = prepared.log_joint(terms) - rows.log_scale
-        log_joint = log_joint if rows.log_prior is None else log_joint + rows.log_prior
-        share, log_prob = responsibilities(log_joint, weights)
-        counts = jnp.ones_like(log_prob) if weights is None else weights
+        share, totals = responsibilities(rows.log_joint(prepared.log_joint(terms)), weights)
         weight, first, scatter = prepared.moments(prepared.sums(terms, rows.values, share))
         first = form.times(self.back.mT, observed.times(self.white, first))
         scatter = product(product(self.back.mT, scatter), self.back)
         own = jnp.sum(weight, keepdims=True) if form.shared else weight
         within = own[:, None, None] * product(self.roots, self.roots.mT)
-        return weight, first, scatter + within, jnp.vdot(counts, log_prob), jnp.sum(counts)
+        return weight, first, scatter + within, *totals

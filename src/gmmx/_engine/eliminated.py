@@ -47,14 +47,10 @@ class Eliminated(AbstractIntake):
         cls, form: Form, prior: Prior, rows: Numbers, weights: Float[Array, " n"] | None
     ) -> tuple[Array, ...]:
         y, white, log_det = _factors(prior, rows)
-        d, seen = len(y), jnp.isfinite(rows.deviations)
-        constant = prior.log_weights[:, None] - rows.log_scale
-        count = jnp.sum(seen.astype(constant.dtype), axis=0)
-        constant = constant - math.log(2 * math.pi) / 2 * count
-        log_joint = constant - log_det - _sum(v**2 for v in y) / 2
-        log_joint = log_joint if rows.log_prior is None else log_joint + rows.log_prior
-        share, log_prob = responsibilities(log_joint, weights)
-        counts = jnp.ones_like(log_prob) if weights is None else weights
+        d, count = len(y), jnp.sum(rows.seen.astype(rows.values.dtype), axis=0)
+        constant = prior.log_weights[:, None] - math.log(2 * math.pi) / 2 * count
+        log_joint = rows.log_joint(constant - log_det - _sum(v**2 for v in y) / 2)
+        share, totals = responsibilities(log_joint, weights)
 
         # One product sums all of them: a reduction along rows is not vectorised.
         u = [_sum(white[i][j] * y[i] for i in range(j, d)) for j in range(d)]
@@ -68,15 +64,13 @@ class Eliminated(AbstractIntake):
         first, scatter = sums[:, :d], sums[:, d:][:, np.array(place)]
         if form.shared:
             scatter = jnp.sum(scatter, axis=0, keepdims=True)
-        weight = jnp.sum(share, axis=1)
-        return weight, first, scatter, jnp.vdot(counts, log_prob), jnp.sum(counts)
+        return jnp.sum(share, axis=1), first, scatter, *totals
 
 
 def _factors(prior: Prior, rows: Numbers) -> tuple[list[Array], list[list[Array]], Array]:
     """y, A and log|R|, entry by entry: arrays (k n), or (1 n) where components share a root."""
-    seen = jnp.isfinite(rows.deviations)
+    seen, noise = rows.seen, rows.noise**2
     there = seen.astype(prior.means.dtype)
-    noise = jnp.where(seen, rows.deviations, 1) ** 2
     d = prior.means.shape[1]
     roots = [[prior.roots[:, i, j, None] for j in range(i + 1)] for i in range(d)]
     apart = [jnp.where(seen[i], rows.values[i] - prior.means[:, i, None], 0) for i in range(d)]

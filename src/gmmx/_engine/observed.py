@@ -48,6 +48,21 @@ class Numbers(eqx.Module):
     """log of the units of the values, summed over those that were observed"""
     log_prior: Float[Array, "k n"] | None
 
+    @property
+    def seen(self) -> Bool[Array, "m n"]:
+        """Which numbers were observed."""
+        return jnp.isfinite(self.deviations)
+
+    @property
+    def noise(self) -> Float[Array, "m n"]:
+        """The deviations of the noise, and one where nothing was observed."""
+        return jnp.where(self.seen, self.deviations, 1)
+
+    def log_joint(self, values: Float[Array, "#k #n"]) -> Float[Array, "k n"]:
+        """A log-joint in the frame, in the units of the rows and with what their labels say."""
+        values = values - self.log_scale
+        return values if self.log_prior is None else values + self.log_prior
+
     @classmethod
     def of(cls, data: Data, frame: Frame, n_components: int) -> Self:
         """The rows in units of the frame, which is scaled and not turned."""
@@ -115,15 +130,13 @@ class Prior(eqx.Module):
 
 def absorb(prior: Prior, rows: Numbers) -> Absorbed:
     """All numbers of the rows, taken in."""
-    seen = jnp.isfinite(rows.deviations)
-    noise = jnp.where(seen, rows.deviations, 1)
+    seen, noise = rows.seen, rows.noise
     means, roots, d = prior.means, prior.roots, prior.means.shape[1]
     if rows.projection is None:
         apart = jnp.where(seen, rows.values - means[:, :, None], 0)
     else:
         apart = jnp.where(seen, rows.values - _projected(means, rows.projection), 0)
-    start = prior.log_weights[:, None] - rows.log_scale
-    start = start if rows.log_prior is None else start + rows.log_prior
+    start = rows.log_joint(prior.log_weights[:, None])
     if roots.ndim == 2 and rows.projection is None:
         variance = roots[:, :, None] ** 2 + noise**2
         rate = jnp.where(seen, 1 / variance, 0)
@@ -259,11 +272,9 @@ class Sequential(AbstractIntake):
         cls, form: Form, prior: Prior, rows: Numbers, weights: Float[Array, " n"] | None
     ) -> tuple[Array, ...]:
         found = absorb(prior, rows)
-        share, log_prob = responsibilities(found.log_joint, weights)
-        counts = jnp.ones_like(log_prob) if weights is None else weights
+        share, totals = responsibilities(found.log_joint, weights)
         first = einsum("kn,kdn->kd", share, found.mean)
-        scatter = _scatter(form, found, share)
-        return jnp.sum(share, axis=1), first, scatter, jnp.vdot(counts, log_prob), jnp.sum(counts)
+        return jnp.sum(share, axis=1), first, _scatter(form, found, share), *totals
 
 
 def _scatter(form: Form, found: Absorbed, share: Float[Array, "k n"]) -> Factors:

@@ -102,11 +102,7 @@ class Rows(AbstractRows):
 
             def take(z: Float[Array, "d r"], counted: Array | None) -> PyTree:
                 terms = prepared.terms(z)
-                share, log_prob = responsibilities(prepared.log_joint(terms), counted)
-                if counted is None:
-                    totals = jnp.sum(log_prob), jnp.asarray(log_prob.size, log_prob.dtype)
-                else:
-                    totals = jnp.sum(counted * log_prob), jnp.sum(counted)
+                share, totals = responsibilities(prepared.log_joint(terms), counted)
                 return prepared.sums(terms, z, share), totals
 
             def chunk(i: Array | int, present: Array | None) -> PyTree:
@@ -146,12 +142,17 @@ def _reach(
 
 def responsibilities(
     log_joint: Float[Array, "k n"], weights: Float[Array, " n"] | None
-) -> tuple[Float[Array, "k n"], Float[Array, " n"]]:
-    """(z times the sample weights, log p)."""
+) -> tuple[Float[Array, "k n"], tuple[Float[Array, ""], Float[Array, ""]]]:
+    """z times the sample weights; and the sums of log p and of the weights."""
     # Kept from −∞, where no component has any density, so that a difference is not NaN.
     lowest = float(jnp.finfo(log_joint.dtype).min)
     top = jax.lax.stop_gradient(jnp.maximum(largest(log_joint, axis=0), lowest))
     terms = jnp.exp(log_joint - top)
     sums = total(terms, axis=0)
     scale = 1 / sums if weights is None else weights / sums
-    return terms * scale, jnp.squeeze(jnp.log(sums) + top, axis=0)
+    log_prob = jnp.squeeze(jnp.log(sums) + top, axis=0)
+    if weights is None:
+        totals = jnp.sum(log_prob), jnp.asarray(log_prob.size, log_prob.dtype)
+    else:
+        totals = jnp.sum(weights * log_prob), jnp.sum(weights)
+    return terms * scale, totals

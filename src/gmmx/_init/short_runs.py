@@ -59,10 +59,8 @@ def by_short_runs(
         clusters = Clusters.of(points, members, structure.axis_aligned)
         return clusters.fit(mixture, structure, reg_covar)
 
-    floor, like = (
-        Floor.of(reg_covar, x, weights),
-        jax.eval_shape(start, jnp.zeros((), jnp.int32), key),
-    )
+    floor = Floor.of(reg_covar, x, weights)
+    like = jax.eval_shape(start, jnp.zeros((), jnp.int32), key)
     ladder = ladder_of(like, x, x.shape[0], products=2).ends()
     rows = rows_of(x, like, weights, ladder)
 

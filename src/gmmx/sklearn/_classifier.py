@@ -36,8 +36,8 @@ class GaussianMixtureClassifier(ClassifierMixin, BaseEstimator):
       are in the data.
 
     **Fitted attributes:** `classes_`, `class_prior_`, `mixtures_` (the `gmmx.GaussianMixture` of
-    each class), `n_iter_` (the most steps of a class), `n_features_in_` and, for data with names,
-    `feature_names_in_`.
+    each class), `n_iter_` (the largest number of steps that the fit of a class took),
+    `n_features_in_` and, for data with names, `feature_names_in_`.
 
     ```python
     from gmmx.sklearn import GaussianMixtureClassifier
