@@ -146,7 +146,7 @@ def test_every_way_takes_the_same_moments(structure, k, d, weighted):
 
     @jax.jit
     def by_all(gmm, x, weights):
-        kept, made = (Rows.of(x, weights, ladder, flat, keep=keep) for keep in (True, False))
+        kept, made = (Rows.of(x, weights, ladder, gmm, keep=keep) for keep in (True, False))
         assert (kept.x, made.kept) == (None, None) and kept.per_chunk < n and n % kept.per_chunk
         form = Form.of(gmm, kept.frame)
         moments, sizes, models = [], [], []
@@ -157,7 +157,7 @@ def test_every_way_takes_the_same_moments(structure, k, d, weighted):
                 moments.append(one)
                 sizes.append(size)
             # Rows of a frame and of chunks of its own, as a pass that begins with this way has.
-            own = Rows.of(x, weights, only, flat)
+            own = Rows.of(x, weights, only, gmm)
             own_form = Form.of(gmm, own.frame)
             one, _ = own.expect(own_form, weights, only, jnp.asarray(way, jnp.int32))
             models.append(maximise(gmm, own_form, one, own.frame, jnp.full(d, 1e-3)))

@@ -102,7 +102,7 @@ def test_the_m_step_of_every_way(structure, copies):
     assert names == (["Whitened"] if copies == 1 else ["Packed", "Whitened"])
     for number in range(len(names)):
         only = ladder.only(number)
-        rows = Rows.of(x, None, only, type(start.structure).axis_aligned)
+        rows = Rows.of(x, None, only, start)
         form = Form.of(start, rows.frame)
         moments, size = rows.expect(form, None, only, jnp.asarray(number, jnp.int32))
         assert size <= 1

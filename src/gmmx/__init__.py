@@ -8,6 +8,8 @@ from typing import Any as _Any
 
 from ._algebra.product import product as product
 from ._anomaly import log_prob_threshold as log_prob_threshold
+from ._background import BackgroundMixture as BackgroundMixture
+from ._background import UniformBackground as UniformBackground
 from ._batch import MixtureBatch as MixtureBatch
 from ._cache import enable_compilation_cache as enable_compilation_cache
 from ._covariance import AbstractCovariance as AbstractCovariance

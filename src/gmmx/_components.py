@@ -1,15 +1,18 @@
 """The ground type: weighted Gaussians, as every calculation below the public mixture has them."""
 
+import dataclasses
 import math
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from ._covariance import AbstractCovariance
 from ._covariance.base import Factors
+from ._data import Samples
+from ._linalg import log_weight
 
 
 class AbstractComponents(eqx.Module):
@@ -56,6 +59,40 @@ class AbstractComponents(eqx.Module):
     def weights(self) -> Float[Array, " k"]:
         """w_k, of sum one"""
         return jax.nn.softmax(self._leaf("weights", self.logits))
+
+    # What a mixture beside a background knows more of, see `gmmx.BackgroundMixture`.
+
+    @property
+    def n_labels(self) -> int:
+        """What a row may come from: K components, and a background where there is one."""
+        return self.n_components
+
+    @property
+    def log_background_weight(self) -> Float[Array, ""] | None:
+        """log w_0 of a background; None without one."""
+        return None
+
+    def log_background(self, x: Samples) -> Float[Array, " n"] | None:
+        """log b(x) of the background; None without one."""
+        return None
+
+    def background_log_joint(self, x: Samples) -> Float[Array, " n"] | None:
+        """log w_0 b(x); None without a background."""
+        log_weight, log_prob = self.log_background_weight, self.log_background(x)
+        return None if log_weight is None or log_prob is None else log_weight + log_prob
+
+    def parts(self) -> dict[str, tuple[PyTree, ...]]:
+        """The leaves that a fit finds, by the names of what they stand for."""
+        return {
+            "weights": (self.logits,),
+            "means": (self.means,),
+            "covariances": (self.structure,),
+        }
+
+    def of_counts(self, counts: Float[Array, " k"], background: Float[Array, ""] | None) -> Self:
+        """With weights in proportion to how many samples each component has."""
+        logits = log_weight(counts) - jnp.log(jnp.sum(counts))
+        return dataclasses.replace(self, logits=logits)
 
     def _leaf(self, name: str, leaf: Any) -> Any:
         """A leaf that `name` is computed from; not what `equinox.tree_at` puts in its place."""
@@ -107,3 +144,11 @@ def check_mixture(gmm: Any) -> AbstractComponents:
             "jax.tree.map(lambda leaf: leaf[0], stack)."
         )
     return gmm
+
+
+def check_gaussian(gmm: AbstractComponents) -> None:
+    """Refuse a mixture with a background, where Gaussians alone are expected."""
+    if gmm.log_background_weight is not None:
+        raise ValueError(
+            f"the mixture is a {type(gmm).__name__}; expected Gaussians alone. Pass gmm.mixture."
+        )

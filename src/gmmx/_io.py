@@ -13,6 +13,8 @@ import numpy as np
 from jaxtyping import Shaped, jaxtyped
 
 from . import _checks
+from ._abstract_mixture import AbstractMixture
+from ._background import BackgroundMixture, UniformBackground
 from ._components import check_mixture
 from ._covariance import structure_named
 from ._files import FileError, from_json, read_tensors, write_tensors
@@ -26,7 +28,7 @@ _PLAIN = (str, int, float, bool, type(None))
 
 def save(
     path: str | os.PathLike[str],
-    gmm: GaussianMixture,
+    gmm: AbstractMixture,
     *,
     feature_names: Sequence[str] | None = None,
 ) -> None:
@@ -43,7 +45,8 @@ def save(
 
     A new file gets the permissions of any new file, and a file that is replaced keeps its own.
 
-    **Raises:** `ValueError` if `gmm` is not one valid mixture, and `OSError` if the file cannot be
+    **Raises:** `ValueError` if `gmm` is not one valid mixture, or its background is not a
+    `gmmx.UniformBackground`; and `OSError` if the file cannot be
     written, for instance `PermissionError` if it is read-only.
     """
     check_mixture(gmm)
@@ -59,6 +62,7 @@ def save(
     arrays, settings = _fields(gmm.structure)
     arrays = {f"structure.{name}": np.asarray(value) for name, value in arrays.items()}
     arrays |= {"logits": np.asarray(gmm.logits), "means": np.asarray(gmm.means)}
+    arrays |= _background_fields(gmm)
     metadata = {
         "format": _FORMAT,
         "format_version": str(_VERSION),
@@ -79,7 +83,7 @@ def save(
     write_tensors(path, arrays, metadata)
 
 
-def load(path: str | os.PathLike[str], *, dtype: Any = None) -> GaussianMixture:
+def load(path: str | os.PathLike[str], *, dtype: Any = None) -> AbstractMixture:
     """Read a mixture from a file written by `gmmx.save`.
 
     Loading a file runs no code from it, and checks everything before use.
@@ -97,7 +101,7 @@ def load(path: str | os.PathLike[str], *, dtype: Any = None) -> GaussianMixture:
 
 def read(
     path: str | os.PathLike[str], *, dtype: Any = None
-) -> tuple[GaussianMixture, dict[str, Any]]:
+) -> tuple[AbstractMixture, dict[str, Any]]:
     """The mixture, and from the header the versions, the dtype and the feature names, if any."""
     arrays, metadata = read_tensors(path, _FORMAT, _VERSION)
     settings = from_json(path, metadata, "settings")
@@ -139,6 +143,23 @@ def _fields(structure: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     return arrays, settings
 
 
+_BACKGROUND = ("background.logit", "background.low", "background.high")
+
+
+def _background_fields(gmm: AbstractMixture) -> dict[str, np.ndarray]:
+    """The arrays of a background."""
+    if not isinstance(gmm, BackgroundMixture):
+        return {}
+    if not isinstance(gmm.background, UniformBackground):
+        raise ValueError(
+            f"the background is a {type(gmm.background).__name__}; a file can hold a "
+            "gmmx.UniformBackground. Save gmm.mixture, and join them again by "
+            "gmmx.BackgroundMixture.of."
+        )
+    values = gmm.background_logit, gmm.background.low, gmm.background.high
+    return {name: np.asarray(v) for name, v in zip(_BACKGROUND, values, strict=True)}
+
+
 def _check_arrays(arrays: dict[str, np.ndarray], dtype: str) -> None:
     """Refuse arrays that are not of the dtype in the header."""
     if dtype not in _DTYPES:
@@ -164,11 +185,13 @@ def _check_dtype(stored: str, asked: Any) -> np.dtype:
 
 def _build(
     arrays: dict[str, np.ndarray], covariance_type: str, settings: dict[str, Any]
-) -> GaussianMixture:
+) -> AbstractMixture:
     """The mixture of these arrays.
 
     **Raises:** `ValueError` if they are not those of one mixture.
     """
+    background = {name: arrays[name] for name in arrays if name in _BACKGROUND}
+    arrays = {name: value for name, value in arrays.items() if name not in _BACKGROUND}
     if len(covariance_type) > 100:
         raise ValueError(f"covariance_type={covariance_type[:40]!r}… is too long for a name.")
     try:
@@ -192,7 +215,18 @@ def _build(
     except TypeError as error:
         raise ValueError(f"the structure {covariance_type!r} cannot be made: {error}") from error
     _check_factors(gmm)
-    return gmm
+    return _before(gmm, background) if background else gmm
+
+
+def _before(gmm: GaussianMixture, background: dict[str, np.ndarray]) -> BackgroundMixture:
+    """The mixture before this background."""
+    if len(background) < len(_BACKGROUND):
+        raise ValueError(f"it holds {', '.join(background)}; expected {', '.join(_BACKGROUND)}.")
+    logit, low, high = (background[name] for name in _BACKGROUND)
+    if logit.shape or np.isnan(logit) or low.shape != (gmm.n_features,):
+        raise ValueError("the background does not fit the means.")
+    uniform = UniformBackground(low, high)
+    return BackgroundMixture(gmm.logits, gmm.means, gmm.structure, jnp.asarray(logit), uniform)
 
 
 def _check_shapes(arrays: dict[str, np.ndarray], annotations: dict[str, Any]) -> None:

@@ -7,18 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from . import _checks, _criteria, _rows, _summary
+from . import _checks, _rows
+from ._abstract_mixture import AbstractMixture
 from ._algebra import condition, linear, merge
 from ._algebra.impute import impute
-from ._components import AbstractComponents, check_mixture
+from ._components import check_mixture
 from ._covariance import AbstractCovariance, structure_named
-from ._engine.density import (
-    at_points,
-    labels_of,
-    log_joint_of,
-    log_prob_of,
-    responsibilities_of,
-)
 from ._engine.floor import RELATIVE
 from ._engine.memberships import fit_memberships
 from ._linalg import einsum, inverse_lower, log_weight
@@ -31,7 +25,7 @@ if TYPE_CHECKING:
     from ._posterior import AbstractPosterior
 
 
-class GaussianMixture(AbstractComponents):
+class GaussianMixture(AbstractMixture):
     r"""A mixture of K Gaussians in d dimensions.
 
     $$p(x) = \sum_{k=1}^K w_k\, \mathcal{N}(x; \mu_k, \Sigma_k)$$
@@ -201,35 +195,7 @@ class GaussianMixture(AbstractComponents):
 
         return to_sklearn(self, **parameters)
 
-    # Parameters
-
-    @property
-    def covariance_type(self) -> str:
-        """The name of the structure: `"full"`, `"tied"`, `"diag"`, `"spherical"`."""
-        return self.structure.covariance_type
-
-    @property
-    def n_parameters(self) -> int:
-        """The number of free parameters: K − 1 weights, K·d means and the covariances'."""
-        k, d = check_mixture(self).means.shape
-        return k - 1 + k * d + self.structure.n_parameters(k, d)
-
-    @property
-    def covariances(self) -> Array:
-        """Σ_k: `(k, d, d)` if full, `(d, d)` if tied, `(k, d)` if diag, `(k,)` if spherical."""
-        return self.structure.covariances(*self._leaf("covariances", self.means).shape)
-
-    @property
-    def precisions(self) -> Array:
-        """Λ_k = Σ_k⁻¹, in the shape of `covariances`."""
-        return self.structure.precisions(*self._leaf("precisions", self.means).shape)
-
-    @property
-    def precisions_cholesky(self) -> Array:
-        """Factors of the precisions as scikit-learn has them: upper, Λ_k = U_kU_kᵀ."""
-        return self.structure.precisions_cholesky(
-            *self._leaf("precisions_cholesky", self.means).shape
-        )
+    # Moments
 
     def mean(self) -> Float[Array, " d"]:
         """The mean of the whole mixture, Σ w_k μ_k."""
@@ -241,55 +207,6 @@ class GaussianMixture(AbstractComponents):
         apart = self.means - self.mean()
         within = einsum("k,kij,klj->il", self.weights, root, root)
         return within + einsum("k,ki,kl->il", self.weights, apart, apart)
-
-    # Summaries
-
-    def summary(self, x: Any = None, *, names: Any = None) -> _summary.Summary:
-        """Weights, means and deviations of the components, to be printed.
-
-        **Arguments:**
-
-        - `x`: data, `(n, d)`, for the sizes of the components and the criteria.
-        - `names`: of the features; by default the columns of a data frame x.
-        """
-        return _summary.of_mixture(self, x, names=names)
-
-    def __str__(self) -> str:
-        return str(self.summary())
-
-    def _repr_html_(self) -> str:
-        return self.summary()._repr_html_()
-
-    # Density
-
-    def component_log_prob(self, x: Any) -> Float[Array, "*batch k"]:
-        """log w_k N(x; μ_k, Σ_k), the joint log-density of x and each component."""
-        return at_points(self, x, log_joint_of)
-
-    def log_prob(self, x: Any) -> Float[Array, "*batch"]:
-        """log p(x), the mixture's log-density."""
-        return at_points(self, x, log_prob_of)
-
-    def score_samples(self, x: Any) -> Float[Array, "*batch"]:
-        """scikit-learn's name for `log_prob`."""
-        return self.log_prob(x)
-
-    def predict_proba(self, x: Any) -> Float[Array, "*batch k"]:
-        """The responsibilities p(k | x)."""
-        return at_points(self, x, responsibilities_of)
-
-    def predict(self, x: Any) -> Int[Array, "*batch"]:
-        """The most probable component; −1 where the density is NaN."""
-        return at_points(self, x, labels_of)
-
-    def score(self, x: Any, *, weights: Any = None) -> Float[Array, ""]:
-        """The mean log-density of the points, in nats a sample.
-
-        **Arguments:**
-
-        - `weights`: how often each point counts, `(*batch,)`.
-        """
-        return _criteria.score(self, x, weights)
 
     def noise_score(self, x: Any, sigma: Any) -> Float[Array, "*batch d"]:
         r"""The gradient in x of the log-density of the mixture under normal noise.
@@ -307,20 +224,6 @@ class GaussianMixture(AbstractComponents):
         up to the second derivatives where each point has a σ of its own.
         """
         return noise_score(self, x, sigma)
-
-    # Criteria. With `weights`, how often each point counts, n is their sum.
-
-    def aic(self, x: Any, *, weights: Any = None) -> Float[Array, ""]:
-        """Akaike's criterion, 2ν − 2 log L: smaller is better."""
-        return _criteria.aic(self, x, weights)
-
-    def bic(self, x: Any, *, weights: Any = None) -> Float[Array, ""]:
-        """The Bayesian criterion, ν log n − 2 log L: smaller is better."""
-        return _criteria.bic(self, x, weights)
-
-    def icl(self, x: Any, *, weights: Any = None) -> Float[Array, ""]:
-        """The integrated completed likelihood, BIC − 2 Σ log max_k p(k | x): smaller is better."""
-        return _criteria.icl(self, x, weights)
 
     # Sampling
 

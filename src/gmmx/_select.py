@@ -13,6 +13,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from . import _checks, _rows
+from ._abstract_mixture import AbstractMixture
+from ._background import BackgroundMixture, UniformBackground
+from ._components import Components
 from ._covariance import AbstractCovariance, structure_named
 from ._criteria import criteria, log_prob_and_certainty
 from ._data import Data, Samples, check_rows, completed, without_weights
@@ -23,6 +26,7 @@ from ._fit.em import EMFitter
 from ._fit.restarts import Restarts, best_of
 from ._fit.result import FitResult, FitWarning
 from ._init import kmeans
+from ._init.clutter import without_clutter
 from ._init.initialize import scaled
 from ._mixture import GaussianMixture
 from ._programs import Program
@@ -44,6 +48,7 @@ def select(
     n_init: int = 1,
     n_folds: int = 5,
     weights: Any = None,
+    background: Any = None,
     key: PRNGKeyArray | None = None,
     callback: Callable[[Candidate], Any] | None = None,
 ) -> Selection:
@@ -72,6 +77,8 @@ def select(
     - `n_folds`: for `"held_out"`, number of random parts of the data. Each part is held out once:
         its samples have no weight.
     - `weights`: how often each sample counts, `(n,)`; their sum is the n of the criteria.
+    - `background`: of all candidates, for data with clutter or outliers; True for a uniform one on
+        the box of the data, see `gmmx.initialize`.
     - `key`: `jax.random.key(0)` by default.
     - `callback`: called with each candidate.
 
@@ -95,6 +102,8 @@ def select(
         raise ValueError("select chooses by values, so it cannot stand inside jit, vmap or grad.")
     count = float(x.shape[0] if weights is None else np.sum(np.asarray(weights, np.float64)))
     weights = _checks.check_weights(weights, x.shape[0], x.dtype)
+    if background is True:
+        background = UniformBackground.of(x)
     key = _checks.as_key(key)
     folds = None
     if criterion == "held_out":
@@ -108,7 +117,7 @@ def select(
     try:
         for structure in structures:
             for k in sizes:
-                cell = _Cell(structure, fitter, padded[k], k, x, n, count, keys)
+                cell = _Cell(structure, fitter, padded[k], k, background, x, n, count, keys)
                 candidates.append(cell.candidate(weights, folds))
                 if callback is not None:
                     callback(candidates[-1])
@@ -195,6 +204,7 @@ class _Cell:
     fitter: AbstractFitter
     padded: int
     n_components: int
+    background: Any
     x: Samples
     """The samples, filled up"""
     n: int
@@ -246,8 +256,11 @@ class _Cell:
         wanted = jax.device_put(np.int32(self.n_components))
         work = self.x.size * self.padded * self.x.shape[1]
         clusters, fit = _clusters.at(work), _fit.at(work)
-        found = clusters(self.padded, self.x, wanted, weights, self.keys)
-        result, dense = fit(self.structure, self.fitter, self.x, found, weights, self.keys)
+        cluttered = self.background is not None
+        found = clusters(self.padded, self.x, wanted, weights, self.keys, cluttered)
+        result, dense = fit(
+            self.structure, self.fitter, self.x, *found, weights, self.keys, self.background
+        )
         return result, *evaluate(dense, self.x, log_prob_and_certainty)
 
 
@@ -262,11 +275,17 @@ def _clusters(
     wanted: Int[Array, ""],
     weights: Float[Array, " n"] | None,
     keys: Array,
-) -> Clusters:
-    """For each key, the clusters of k-means from the leading `wanted` seeds of `padded`."""
+    cluttered: bool,
+) -> tuple[Clusters, Float[Array, ""] | None]:
+    """For each key, the clusters of k-means from the leading `wanted` seeds of `padded`.
+
+    And the share of what belongs to none of them, where there may be such.
+    """
     counts = jnp.ones(x.shape[0], x.dtype) if weights is None else weights
     there = jnp.arange(padded, dtype=wanted.dtype) < wanted
-    points = scaled(x, counts)
+    points, share = scaled(x, counts), None
+    if cluttered:
+        counts, share = without_clutter(points, counts, keys[0])
 
     def one(key: PRNGKeyArray) -> Clusters:
         seeds = kmeans.plusplus(points, counts, padded, jax.random.split(key)[0])
@@ -274,7 +293,7 @@ def _clusters(
         members = jax.nn.one_hot(labels, padded, dtype=x.dtype) * counts[:, None]
         return Clusters.of(completed(x, counts), members, diagonal=False)
 
-    return jax.lax.map(one, keys)
+    return jax.lax.map(one, keys), share
 
 
 @Program
@@ -283,15 +302,19 @@ def _fit(
     fitter: AbstractFitter,
     x: Samples,
     clusters: Clusters,
+    share: Float[Array, ""] | None,
     weights: Float[Array, " n"] | None,
     keys: Array,
-) -> tuple[FitResult, GaussianMixture]:
+    background: Any,
+) -> tuple[FitResult, AbstractMixture]:
     """The likeliest of the fits from the clusters of each key, and its mixture as a full one."""
 
     def one(start: tuple[Clusters, PRNGKeyArray]) -> FitResult:
         clusters, key = start
         # A component without a cluster stands at weight zero.
         gmm = clusters.fit(GaussianMixture, structure, fitter.reg_covar)
+        if background is not None:
+            gmm = BackgroundMixture.of(gmm, background, share)
         return solve(fitter, x, gmm, weights, jax.random.split(key)[1])
 
     # One after the other: none waits for the slowest.
@@ -303,16 +326,17 @@ def _fit(
     return result, dataclasses.replace(gmm, structure=dense)
 
 
-def trim(gmm: GaussianMixture, k: int) -> GaussianMixture:
+def trim(gmm: Components, k: int) -> Components:
     """The first k components of a mixture."""
     structure, d = type(gmm.structure), gmm.n_features
     few = eqx.filter_eval_shape(
         lambda: (jnp.ones(k), jnp.ones((k, d)), structure.from_scale(jnp.ones(d), k))
     )
-    leaves = (gmm.logits, gmm.means, gmm.structure)
+    leaves = gmm.logits, gmm.means, gmm.structure
     # In NumPy: as JAX arrays each K would be a program of its own.
-    trimmed = jax.tree.map(lambda leaf, like: _leading(leaf, like.shape), leaves, few)
-    return GaussianMixture(*trimmed)
+    leaves = jax.tree.map(lambda leaf, like: _leading(leaf, like.shape), leaves, few)
+    logits, means, structure = leaves
+    return dataclasses.replace(gmm, logits=logits, means=means, structure=structure)
 
 
 def _trim(result: FitResult, k: int) -> FitResult:

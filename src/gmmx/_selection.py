@@ -8,7 +8,6 @@ import numpy as np
 from . import _summary
 from ._fit.result import FitResult
 from ._fit.status import Status
-from ._mixture import GaussianMixture
 
 CRITERIA = {"bic": -1, "icl": -1, "aic": -1, "held_out": 1}
 """The criteria by name, and the sign of what is better"""
@@ -32,7 +31,7 @@ class Candidate:
     """The fit to all data"""
 
     @property
-    def gmm(self) -> GaussianMixture:
+    def gmm(self) -> Any:
         """The fitted mixture"""
         return self.result.gmm
 

@@ -86,13 +86,15 @@ def of_mixture(
     k, d = gmm.means.shape
     names, d_shown = feature_names(names, x, d), min(d, MOST_FEATURES)
     weights = scipy.special.softmax(np.asarray(gmm.logits, np.float64))
+    background = _background_weight(gmm)
+    weights = weights * (1 - background)
     # The largest ones, in their own order.
     shown = np.sort(np.argsort(-weights, kind="stable")[:MOST_COMPONENTS])
     columns = {
         "k": [str(i) for i in shown],
         "weight": [f"{w:#.3g}" for w in weights[shown]],
     }
-    before, after = [line(gmm)], []
+    before, after, sizes = [line(gmm)], [], None
     if x is not None:
         criteria, sizes = _at_data(gmm, x)
         before.append(criteria)
@@ -103,6 +105,9 @@ def of_mixture(
     cells = [list(map(mean_and_deviation, *column)) for column in values]
     rows = [list(row) for row in zip(*columns.values(), *cells, strict=True)]
     align = "r" * len(headings)
+    if background:
+        size = "" if sizes is None else f", {_count(int(sizes[k]), 'row')}"
+        after.append(f"and a background of weight {background:#.3g}{size}")
     if k > len(shown):
         after.append(f"… and {k - len(shown)} more components of smaller weight")
     if d > d_shown:
@@ -115,6 +120,11 @@ def of_mixture(
             "keeps them from collapsing, or they rest on too few samples"
         )
     return Summary(before, headings, rows, align, after)
+
+
+def _background_weight(gmm: AbstractComponents) -> float:
+    log_weight = gmm.log_background_weight
+    return 0.0 if log_weight is None else math.exp(float(log_weight))
 
 
 def line(gmm: AbstractComponents) -> str:
@@ -185,7 +195,7 @@ def _at_data(gmm: AbstractComponents, x: Any) -> tuple[str, Int[np.ndarray, " k"
         f"{_count(n, 'row')}: mean log-likelihood {total / n:.4f} nats, BIC {bic:.1f}, "
         f"ICL {icl:.1f}, AIC {aic:.1f}"
     )
-    return text, np.bincount(labels[labels >= 0], minlength=gmm.n_components)
+    return text, np.bincount(labels[labels >= 0], minlength=gmm.n_labels)
 
 
 def _of_rows(

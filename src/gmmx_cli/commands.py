@@ -13,7 +13,7 @@ from . import reports, words
 from .interrupts import STATUS, ctrl_c
 
 if TYPE_CHECKING:
-    import gmmx
+    from gmmx._abstract_mixture import AbstractMixture
 
     from .rows import Asked, Rows
     from .tables import Format, Table
@@ -56,6 +56,11 @@ Labels = Annotated[
     str | None,
     typer.Option("--label-column", metavar="COLUMN",
                  help="Column with the component of each row, from 0; empty where not known."),
+]  # fmt: skip
+Background = Annotated[
+    bool,
+    typer.Option("--background", help="Fit a uniform background too, over the range of the data: "
+                 "for clutter and outliers. predict counts it as one more component."),
 ]  # fmt: skip
 Scale = Annotated[
     bool,
@@ -168,6 +173,7 @@ def fit(
     missing: Missing = False,
     noise_columns: Noise = None,
     label_column: Labels = None,
+    background: Background = False,
     scale: Scale = False,
     array: Array = None,
     separator: Separator = None,
@@ -206,7 +212,7 @@ def fit(
     fitter: Any = _fitter(gmmx, trainer, tol, max_iter, reg_covar)
     start = gmmx.initialize(
         x, components, covariance, method="em", key=start_key, weights=counts,
-        reg_covar=fitter.reg_covar,
+        reg_covar=fitter.reg_covar, background=background or None,
     )  # fmt: skip
     if n_init > 1:
         fitter = gmmx.Restarts(fitter, n_init)
@@ -261,9 +267,13 @@ def predict(
     )  # fmt: skip
     if proba:
         values = gmm.predict_proba(x)
-        rows = {f"component_{k}": values[:, k] for k in range(gmm.n_components)}
+        names = [f"component_{k}" for k in range(gmm.n_components)]
+        names += ["background"] * (gmm.n_labels - gmm.n_components)
+        rows = {name: values[:, k] for k, name in enumerate(names)}
     else:
         rows = {"component": gmm.predict(x)}
+        if gmm.n_labels > gmm.n_components:
+            words.say(f"component {gmm.n_components} is the background.")
     _give_rows((_without(table, rows) if append else {}) | rows, out, json)
 
 
@@ -346,6 +356,7 @@ def select(
     drop_missing: DropMissing = False,
     missing: Missing = False,
     noise_columns: Noise = None,
+    background: Background = False,
     array: Array = None,
     separator: Separator = None,
     decimal: Decimal = None,
@@ -375,7 +386,7 @@ def select(
     pictures = reports.plotting() if plot else None
     selection = gmmx.select(
         rows.given(gmmx), sizes, words.split(covariance), criterion=criterion,
-        weights=rows.weights,
+        weights=rows.weights, background=background or None,
         fitter=_fitter(gmmx, trainer, tol, max_iter, reg_covar), n_init=n_init,
         key=jax.random.key(seed), callback=lambda row: words.say(
             f"{row.covariance_type}, {row.n_components}: {criterion} {getattr(row, criterion):.6g}"
@@ -406,7 +417,7 @@ def info(model: Model, json: Json = False) -> None:
 # What the commands share
 
 
-def _save(out: str | None, gmm: "gmmx.GaussianMixture", names: list[str]) -> None:
+def _save(out: str | None, gmm: "AbstractMixture", names: list[str]) -> None:
     """Write a model, if asked to."""
     import gmmx
 
@@ -518,7 +529,7 @@ def _precision(asked: str | None, rows: "Rows") -> str:
     return asked or ("float32" if loss is None else "float64")
 
 
-def _model(path: str) -> tuple["gmmx.GaussianMixture", dict[str, Any]]:
+def _model(path: str) -> tuple[Any, dict[str, Any]]:
     """The model in its stored dtype, and the header."""
     # So that a model in float64 is not rounded.
     _library("float64")
@@ -527,13 +538,13 @@ def _model(path: str) -> tuple["gmmx.GaussianMixture", dict[str, Any]]:
     return _io.read(path)
 
 
-def _names(gmm: "gmmx.GaussianMixture", header: dict[str, Any]) -> list[str]:
+def _names(gmm: "AbstractMixture", header: dict[str, Any]) -> list[str]:
     return header["feature_names"] or [str(i) for i in range(gmm.n_features)]
 
 
 def _model_and_data(
     model: str, data: str, how: "Format", asked: "Asked"
-) -> tuple["gmmx.GaussianMixture", Any, "Table"]:
+) -> tuple["AbstractMixture", Any, "Table"]:
     """The model, the columns of the data to use with it, and all columns of these rows."""
     import gmmx
 
@@ -564,6 +575,6 @@ def _model_and_data(
     return gmm, rows.given(gmmx), table
 
 
-def _complete(gmm: "gmmx.GaussianMixture", x: Any) -> Any:
+def _complete(gmm: Any, x: Any) -> Any:
     """Rows that can be drawn: what is missing by its mean."""
-    return gmm.impute(x) if hasattr(x, "deviations") else x
+    return getattr(gmm, "mixture", gmm).impute(x) if hasattr(x, "deviations") else x

@@ -52,7 +52,15 @@ def of_model(gmm: Any, names: list[str]) -> dict[str, Any]:
         "means": gmm.means,
         "deviations": deviations,
         "covariances": covariances,
+        **_background(gmm),
     }
+
+
+def _background(gmm: Any) -> dict[str, Any]:
+    if gmm.n_labels == gmm.n_components:
+        return {}
+    box = gmm.background
+    return {"background": {"weight": gmm.background_weight, "low": box.low, "high": box.high}}
 
 
 def _parameters(gmm: Any) -> tuple[Any, Any, Any]:
@@ -122,6 +130,8 @@ def _components(report: dict[str, Any]) -> str:
     # The cells are text already.
     table = tabulate(columns, headers="keys", stralign="right", disable_numparse=True)
     notes = ["mean ± deviation of each feature"]
+    if "background" in report:
+        notes.append(f"a uniform background has the weight {report['background']['weight']:.4f}")
     if len(names) > width:
         notes.append(f"… and {len(names) - width} more features; --json shows all")
     return "\n".join([table, *notes])

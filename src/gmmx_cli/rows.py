@@ -88,14 +88,18 @@ class Rows:
         return dataclasses.replace(result, **changed), given
 
 
-def _in_units(gmmx: Any, gmm: Any, units: Any) -> "gmmx.GaussianMixture":
+def _in_units(gmmx: Any, gmm: Any, units: Any) -> Any:
     """The mixture of x·units, exactly: a spherical one becomes diagonal."""
     structure, factors = type(gmm.structure), gmm.factors() / units
     if not structure.closed_under_scaling:
         from gmmx._covariance import structure_named
 
         structure = structure_named("diag")
-    return gmmx.GaussianMixture(gmm.logits, gmm.means * units, structure.from_factors(factors))
+    changed = {"means": gmm.means * units, "structure": structure.from_factors(factors)}
+    if gmm.n_labels > gmm.n_components:
+        box = gmm.background
+        changed["background"] = gmmx.UniformBackground(box.low * units, box.high * units)
+    return dataclasses.replace(gmm, **changed)
 
 
 def read_rows(source: str, how: tables.Format, asked: Asked) -> Rows:

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from .. import _rows
 from .._chunks import chunk_of, fold
+from .._components import AbstractComponents
 from .._data import Data, Patterns, of_rows
 from .._linalg import product
 from .form import Form
@@ -21,7 +22,7 @@ from .frame import Frame
 from .ladder import Ladder, reach
 from .moments import Moments
 from .observed import Numbers, Prior, narrow
-from .rows import AbstractRows, responsibilities
+from .rows import AbstractRows, chunks_of, responsibilities
 from .way import AbstractWay
 
 # Rows that a block may have, the quickest first; and how many times the rows there may be once
@@ -91,13 +92,14 @@ class AlikeRows(AbstractRows):
     frame: Frame
     reach: Float[Array, " d"]
     x: Data
+    log_background: Float[Array, " n"] | None
 
     @classmethod
-    def of(cls, x: Data, weights: Float[Array, " n"] | None) -> Self:
-        """The rows, in units of their deviations."""
+    def of(cls, x: Data, weights: Float[Array, " n"] | None, gmm: AbstractComponents) -> Self:
+        """The rows, in units of their deviations, for mixtures like this one."""
         points = x.completed(weights)
         frame = Frame.of_data(points, weights, turned=False)
-        return cls(frame, reach(frame.apply(points), weights), x)
+        return cls(frame, reach(frame.apply(points), weights), x, gmm.log_background(x))
 
     def expect(
         self,
@@ -111,12 +113,13 @@ class AlikeRows(AbstractRows):
         prior, n = Prior.of(form, self.frame), self.x.shape[0]
         size = n // patterns.of_block.size
         maps = Maps.of(prior, patterns.deviations / scale)
+        known = self.beside(form, weights)
 
         def pass_by(way: type[AbstractWay]) -> tuple[Moments, Float[Array, ""]]:
             def block(i: Array | int, present: Array | None) -> PyTree:
                 data = of_rows(lambda leaf: chunk_of(leaf, i, size), self.x)
-                rows = Numbers.of(data, self.frame, len(form.means))
-                counted = None if weights is None else chunk_of(weights, i, size)
+                counted, behind = chunks_of(known, i, size)
+                rows = Numbers.of(data, self.frame, len(form.means), behind)
                 return maps.at(patterns.of_block[i]).sums(way, form, rows, counted)
 
             weight, first, scatter, *totals = fold(block, n, size, self.frame.centre)
@@ -191,7 +194,8 @@ class Maps(eqx.Module):
         observed = self.form(form)
         prepared = way.of(observed)
         terms = prepared.terms(rows.values)
-        share, totals = responsibilities(rows.log_joint(prepared.log_joint(terms)), weights)
+        log_joint = rows.log_joint(prepared.log_joint(terms))
+        share, totals = responsibilities(log_joint, weights, len(form.means))
         weight, first, scatter = prepared.moments(prepared.sums(terms, rows.values, share))
         first = form.times(self.back.mT, observed.times(self.white, first))
         scatter = product(product(self.back.mT, scatter), self.back)

@@ -19,6 +19,7 @@ from .form import Form
 from .frame import Frame
 from .ladder import Ladder, reach
 from .packed import Packed
+from .rows import with_row
 from .way import AbstractWay
 from .whitened import Whitened
 
@@ -82,7 +83,7 @@ def evaluate(gmm: AbstractComponents, x: Samples, reduce: Reduce) -> PyTree:
 def at_points(gmm: AbstractComponents, x: Any, reduce: Reduce) -> PyTree:
     """`evaluate` at what a caller gives: points `(*batch, d)` of any dtype, or `Data`."""
     if isinstance(x, Data):
-        check_components(x, gmm.n_components, gmm.n_features)
+        check_components(x, gmm.n_labels, gmm.n_features)
         gmm, x = _checks.same_dtype(gmm, x)
         return evaluate(gmm, x, reduce)
     x = _checks.as_points(x, gmm.n_features, gmm.dtype)
@@ -132,8 +133,9 @@ def by_way(
         prepared = way.of(form)
 
         @jax.checkpoint
-        def log_joint(rows: Float[Array, "r d"]) -> Float[Array, "k r"]:
-            return prepared.log_joint(prepared.terms(frame.apply(rows).T))
+        def log_joint(rows: Float[Array, "r d"]) -> Float[Array, "l r"]:
+            log_joint = prepared.log_joint(prepared.terms(frame.apply(rows).T))
+            return with_row(log_joint, gmm.background_log_joint(rows))
 
         def chunk(rows: Float[Array, "r d"]) -> PyTree:
             return jax.checkpoint(reduce)(log_joint(rows))

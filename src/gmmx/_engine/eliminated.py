@@ -50,7 +50,7 @@ class Eliminated(AbstractIntake):
         d, count = len(y), jnp.sum(rows.seen.astype(rows.values.dtype), axis=0)
         constant = prior.log_weights[:, None] - math.log(2 * math.pi) / 2 * count
         log_joint = rows.log_joint(constant - log_det - _sum(v**2 for v in y) / 2)
-        share, totals = responsibilities(log_joint, weights)
+        share, totals = responsibilities(log_joint, weights, len(form.means))
 
         # One product sums all of them: a reduction along rows is not vectorised.
         u = [_sum(white[i][j] * y[i] for i in range(j, d)) for j in range(d)]

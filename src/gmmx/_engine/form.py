@@ -25,12 +25,15 @@ class Form(eqx.Module):
     """μ_k in the frame"""
     factors: Factors
     """W_kL"""
+    log_background_weight: Float[Array, ""] | None = None
+    """log w_0 of a background; None without one"""
 
     @classmethod
     def of(cls, gmm: AbstractComponents, frame: Frame) -> Self:
         """The mixture in a frame."""
         factors = frame.factors(gmm.factors())
-        return cls(gmm.log_constant(), frame.apply(gmm.means), factors)
+        means, background = frame.apply(gmm.means), gmm.log_background_weight
+        return cls(gmm.log_constant(), means, factors, background)
 
     @property
     def axis_aligned(self) -> bool:

@@ -30,5 +30,5 @@ def rows_of(
 ) -> AbstractRows:
     """The rows of a fit of mixtures like this one."""
     if isinstance(x, Data):
-        return (ObservedRows if x.patterns is None else AlikeRows).of(x, weights)
-    return Rows.of(x, weights, ladder, type(gmm.structure).axis_aligned, keep)
+        return (ObservedRows if x.patterns is None else AlikeRows).of(x, weights, gmm)
+    return Rows.of(x, weights, ladder, gmm, keep)

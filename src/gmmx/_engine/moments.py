@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float
 from .._components import Components
 from .._covariance import AbstractCovariance
 from .._covariance.base import Factors
-from .._linalg import log_weight, product
+from .._linalg import product
 from .form import Form
 from .frame import Frame
 
@@ -36,6 +36,8 @@ class Moments(eqx.Module):
     """Σ_i log p(x_i)"""
     count: Float[Array, ""]
     """Σ_i of the sample weights; n without them"""
+    background: Float[Array, ""] | None = None
+    """n_0, the samples of a background; None without one"""
 
     def __add__(self, other: Self) -> Self:
         return jax.tree.map(jnp.add, self, other)
@@ -79,12 +81,12 @@ def maximise(
     """
     empty = is_empty(moments)
     weight = jnp.where(empty, 0, moments.weight)
-    logits, means, structure = gmm.logits, gmm.means, gmm.structure
+    means, structure = gmm.means, gmm.structure
     if "weights" not in frozen:
         counted = weight if added is None else weight + jnp.where(weight > 0, added.of_weights, 0)
-        logits = log_weight(counted) - jnp.log(jnp.sum(counted))
+        gmm = gmm.of_counts(counted, moments.background)
     if added is not None:
-        moments = moments + added.moments
+        moments = dataclasses.replace(moments, background=None) + added.moments
         empty = moments.weight <= 0
         weight = moments.weight
     if "means" not in frozen:
@@ -101,7 +103,7 @@ def maximise(
             # κ samples move a mean; a covariance is divided by other numbers of samples.
             weight = weight - added.moments.weight + added.of_covariances
         structure = fit_structure(type(gmm.structure), gmm.factors(), scatter, weight, floor)
-    return dataclasses.replace(gmm, logits=logits, means=means, structure=structure)
+    return dataclasses.replace(gmm, means=means, structure=structure)
 
 
 def fit_structure(

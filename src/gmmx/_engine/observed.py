@@ -35,7 +35,7 @@ from .form import Form
 from .frame import Frame, times
 from .ladder import Ladder
 from .moments import Moments
-from .rows import AbstractRows, responsibilities
+from .rows import AbstractRows, chunks_of, responsibilities, with_row
 
 
 class Numbers(eqx.Module):
@@ -46,7 +46,10 @@ class Numbers(eqx.Module):
     projection: Float[Array, "m d"] | Float[Array, "m d n"] | None
     log_scale: Float[Array, " n"]
     """log of the units of the values, summed over those that were observed"""
-    log_prior: Float[Array, "k n"] | None
+    log_prior: Float[Array, "l n"] | None
+    """Of the components by the labels, and of a background"""
+    behind: Float[Array, " n"] | None
+    """log w_0 b(x) of a background"""
 
     @property
     def seen(self) -> Bool[Array, "m n"]:
@@ -58,13 +61,18 @@ class Numbers(eqx.Module):
         """The deviations of the noise, and one where nothing was observed."""
         return jnp.where(self.seen, self.deviations, 1)
 
-    def log_joint(self, values: Float[Array, "#k #n"]) -> Float[Array, "k n"]:
-        """A log-joint in the frame, in the units of the rows and with what their labels say."""
-        values = values - self.log_scale
+    def log_joint(self, values: Float[Array, "k n"]) -> Float[Array, "l n"]:
+        """Log-joints in the frame, in the units of the rows and with what their labels say.
+
+        With one more, after those of the components, where there is a background.
+        """
+        values = with_row(values - self.log_scale, self.behind)
         return values if self.log_prior is None else values + self.log_prior
 
     @classmethod
-    def of(cls, data: Data, frame: Frame, n_components: int) -> Self:
+    def of(
+        cls, data: Data, frame: Frame, n_components: int, behind: Float[Array, " n"] | None
+    ) -> Self:
         """The rows in units of the frame, which is scaled and not turned."""
         seen = jnp.isfinite(data.deviations)
         scale, projection = frame.root, data.projection
@@ -80,13 +88,14 @@ class Numbers(eqx.Module):
             scale = jax.lax.stop_gradient(jnp.where(scale > 0, scale, 1))
             projection = projection / scale[..., None]
             projection = projection if projection.ndim == 2 else jnp.moveaxis(projection, 0, -1)
-        prior = data.log_prior(n_components)
+        prior = data.log_prior(n_components + (behind is not None))
         return cls(
             (apart / scale).T,
             jnp.where(seen, data.deviations / scale, jnp.inf).T,
             projection,
             jnp.sum(jnp.where(seen, jnp.log(scale), 0), axis=1),
             None if prior is None else prior.T,
+            behind,
         )
 
 
@@ -96,7 +105,8 @@ class Absorbed(eqx.Module):
     mean: Float[Array, "k d n"]
     spread: Float[Array, "j d d n"] | Float[Array, "j d n"]
     """S, or the variances where numbers and features are independent"""
-    log_joint: Float[Array, "k n"]
+    log_joint: Float[Array, "l n"]
+    """Of the components, and of a background after them"""
 
 
 class Prior(eqx.Module):
@@ -136,14 +146,14 @@ def absorb(prior: Prior, rows: Numbers) -> Absorbed:
         apart = jnp.where(seen, rows.values - means[:, :, None], 0)
     else:
         apart = jnp.where(seen, rows.values - _projected(means, rows.projection), 0)
-    start = rows.log_joint(prior.log_weights[:, None])
+    log_weights = prior.log_weights[:, None]
     if roots.ndim == 2 and rows.projection is None:
         variance = roots[:, :, None] ** 2 + noise**2
         rate = jnp.where(seen, 1 / variance, 0)
         mean = roots[:, :, None] * apart * rate
         terms = apart**2 * rate + jnp.where(seen, jnp.log(2 * math.pi * variance), 0)
         spread = jnp.where(seen, noise**2 / variance, 1)
-        return Absorbed(mean, spread, start - jnp.sum(terms, axis=1) / 2)
+        return Absorbed(mean, spread, rows.log_joint(log_weights - jnp.sum(terms, axis=1) / 2))
 
     roots = roots[:, :, None] * jnp.eye(d, dtype=roots.dtype) if roots.ndim == 2 else roots
     n = rows.values.shape[1]
@@ -164,9 +174,10 @@ def absorb(prior: Prior, rows: Numbers) -> Absorbed:
     begin = (
         jnp.zeros((len(means), d, n), roots.dtype),
         jnp.broadcast_to(identity[:, :, None], (len(roots), d, d, n)),
-        start,
+        jnp.broadcast_to(log_weights, (len(means), n)),
     )
-    return Absorbed(*jax.lax.fori_loop(0, rows.values.shape[0], take, begin))
+    mean, root, log_joint = jax.lax.fori_loop(0, rows.values.shape[0], take, begin)
+    return Absorbed(mean, root, rows.log_joint(log_joint))
 
 
 def narrow(
@@ -205,12 +216,13 @@ class ObservedRows(AbstractRows):
     reach: Float[Array, " d"]
     """Nothing depends on it: there is one way over these rows"""
     x: Data
+    log_background: Float[Array, " n"] | None
 
     @classmethod
-    def of(cls, x: Data, weights: Float[Array, " n"] | None) -> Self:
-        """The rows, in units of their deviations."""
+    def of(cls, x: Data, weights: Float[Array, " n"] | None, gmm: AbstractComponents) -> Self:
+        """The rows, in units of their deviations, for mixtures like this one."""
         frame = Frame.of_data(x.completed(weights), weights, turned=False)
-        return cls(frame, jnp.zeros_like(frame.centre), x)
+        return cls(frame, jnp.zeros_like(frame.centre), x, gmm.log_background(x))
 
     def expect(
         self,
@@ -220,14 +232,15 @@ class ObservedRows(AbstractRows):
         number: Int[Array, ""],
     ) -> tuple[Moments, Float[Array, ""]]:
         prior, n = Prior.of(form, self.frame), self.x.shape[0]
+        known = self.beside(form, weights)
 
         def pass_by(way: type[AbstractIntake]) -> tuple[Moments, Float[Array, ""]]:
             size = prior.rows_at_once(self.x, way.fewest_rows)
 
             def chunk(i: Array | int, present: Array | None) -> PyTree:
                 data = of_rows(lambda leaf: chunk_of(leaf, i, size), self.x)
-                rows = Numbers.of(data, self.frame, len(form.means))
-                counted = None if weights is None else chunk_of(weights, i, size)
+                counted, behind = chunks_of(known, i, size)
+                rows = Numbers.of(data, self.frame, len(form.means), behind)
                 return way.sums(form, prior, rows, times(counted, present))
 
             weight, first, scatter, *totals = fold(chunk, n, size, self.frame.centre)
@@ -272,7 +285,7 @@ class Sequential(AbstractIntake):
         cls, form: Form, prior: Prior, rows: Numbers, weights: Float[Array, " n"] | None
     ) -> tuple[Array, ...]:
         found = absorb(prior, rows)
-        share, totals = responsibilities(found.log_joint, weights)
+        share, totals = responsibilities(found.log_joint, weights, len(form.means))
         first = einsum("kn,kdn->kd", share, found.mean)
         return jnp.sum(share, axis=1), first, _scatter(form, found, share), *totals
 
@@ -329,7 +342,8 @@ def _over_rows(gmm, x, fn, *others):
     def chunk(rows: tuple[Data, tuple[Array, ...]]) -> PyTree:
         data, others = rows
         data = eqx.combine(shared, data)
-        found = absorb(prior, Numbers.of(data, frame, gmm.means.shape[0]))
+        behind = gmm.background_log_joint(data)
+        found = absorb(prior, Numbers.of(data, frame, gmm.means.shape[0], behind))
         return fn(prior, frame, found, *others)
 
     return map_rows(chunk, (own, others), prior.rows_at_once(x, Sequential.fewest_rows))

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from .._chunks import chunk_of, fold
+from .._components import AbstractComponents
 from .._reductions import largest, total
 from .form import Form
 from .frame import Frame, times
@@ -30,6 +31,8 @@ class AbstractRows(eqx.Module):
     """How far they lie from the origin of the frame"""
     x: eqx.AbstractVar[Any]
     """The rows as they came, where they are read anew in each step"""
+    log_background: eqx.AbstractVar[Float[Array, " n"] | None]
+    """log b(x_i) of a background; None without one"""
 
     @abc.abstractmethod
     def expect(
@@ -48,6 +51,13 @@ class AbstractRows(eqx.Module):
         - `form`: the model in the frame of the rows.
         """
 
+    def beside(self, form: Form, weights: Float[Array, " n"] | None) -> tuple[Array | None, ...]:
+        """What the E-step reads of each row beside its values: weights, and log w_0 b(x_i)."""
+        background = self.log_background
+        if background is None or form.log_background_weight is None:
+            return weights, None
+        return weights, background + form.log_background_weight
+
 
 class Rows(AbstractRows):
     """Complete rows without noise."""
@@ -58,6 +68,7 @@ class Rows(AbstractRows):
     """The rows in the frame, chunk by chunk, a feature a row; None where there are too many"""
     x: Float[Array, "n d"] | None
     """The rows as they came, where they are not kept"""
+    log_background: Float[Array, " n"] | None
     n: int = eqx.field(static=True)
     per_chunk: int = eqx.field(static=True)
 
@@ -67,21 +78,22 @@ class Rows(AbstractRows):
         x: Float[Array, "n d"],
         weights: Float[Array, " n"] | None,
         ladder: Ladder,
-        axis_aligned: bool,
+        gmm: AbstractComponents,
         keep: bool = True,
     ) -> Self:
-        """The rows of x, for mixtures whose factors are axis-aligned or not."""
-        n, d = x.shape
+        """The rows of x, for mixtures like this one."""
+        (n, d), axis_aligned = x.shape, type(gmm.structure).axis_aligned
         fastest = ladder.ways[0]
         frame = Frame.of_data(x, weights, turned=fastest is Packed and not axis_aligned)
+        behind = gmm.log_background(x)
         rows = ladder.rows(fastest, n, x.dtype)
         if not (keep and n * d * x.dtype.itemsize <= _KEPT_BYTES):
-            return cls(frame, _reach(x, weights, frame, rows), None, x, n, rows)
+            return cls(frame, _reach(x, weights, frame, rows), None, x, behind, n, rows)
         if rows == n:
             z = frame.apply(x)
-            return cls(frame, reach(z, weights), z.T[None], None, n, rows)
+            return cls(frame, reach(z, weights), z.T[None], None, behind, n, rows)
         kept = jax.lax.map(lambda i: frame.apply(chunk_of(x, i, rows)).T, jnp.arange(-(-n // rows)))
-        return cls(frame, _reach(x, weights, frame, rows), kept, None, n, rows)
+        return cls(frame, _reach(x, weights, frame, rows), kept, None, behind, n, rows)
 
     def chunk(self, i: Array | int) -> Float[Array, "d r"]:
         """The i-th chunk of rows."""
@@ -97,26 +109,29 @@ class Rows(AbstractRows):
         ladder: Ladder,
         number: Int[Array, ""],
     ) -> tuple[Moments, Float[Array, ""]]:
+        known = self.beside(form, weights)
+
         def pass_by(way: type[AbstractWay]) -> tuple[Moments, Float[Array, ""]]:
             prepared = way.of(form)
 
-            def take(z: Float[Array, "d r"], counted: Array | None) -> PyTree:
+            def take(z: Float[Array, "d r"], counted: Array | None, behind: Array | None) -> PyTree:
                 terms = prepared.terms(z)
-                share, totals = responsibilities(prepared.log_joint(terms), counted)
+                log_joint = with_row(prepared.log_joint(terms), behind)
+                share, totals = responsibilities(log_joint, counted, len(form.means))
                 return prepared.sums(terms, z, share), totals
 
             def chunk(i: Array | int, present: Array | None) -> PyTree:
                 z = self.chunk(i)
-                counted = None if weights is None else chunk_of(weights, i, self.per_chunk)
+                counted, behind = chunks_of(known, i, self.per_chunk)
                 counted = times(counted, present)
                 # A slower way takes fewer rows at once than the one that the chunks were made for.
                 few = min(ladder.rows(way, self.per_chunk, z.dtype), self.per_chunk)
                 if few == self.per_chunk:
-                    return take(z, counted)
+                    return take(z, counted, behind)
 
                 def part(j: Array | int, present: Array | None) -> PyTree:
-                    part_of = None if counted is None else chunk_of(counted, j, few)
-                    return take(chunk_of(z, j, few, axis=1), times(part_of, present))
+                    some, far = chunks_of((counted, behind), j, few)
+                    return take(chunk_of(z, j, few, axis=1), times(some, present), far)
 
                 return fold(part, self.per_chunk, few, z)
 
@@ -140,10 +155,25 @@ def _reach(
     return reach_of(*fold(chunk, x.shape[0], rows, x))
 
 
+def chunks_of(known: tuple[Array | None, ...], i: Array | int, rows: int) -> Any:
+    """The i-th chunk of each array that is there."""
+    return jax.tree.map(lambda leaf: chunk_of(leaf, i, rows), known)
+
+
+def with_row(log_joint: Float[Array, "k n"], row: Float[Array, " n"] | None) -> Array:
+    """Log-joints and, after those of the components, one of a background."""
+    return log_joint if row is None else jnp.concatenate([log_joint, row[None]])
+
+
 def responsibilities(
-    log_joint: Float[Array, "k n"], weights: Float[Array, " n"] | None
-) -> tuple[Float[Array, "k n"], tuple[Float[Array, ""], Float[Array, ""]]]:
-    """z times the sample weights; and the sums of log p and of the weights."""
+    log_joint: Float[Array, "l n"], weights: Float[Array, " n"] | None, n_components: int
+) -> tuple[Float[Array, "k n"], tuple[Float[Array, ""], ...]]:
+    """z times the sample weights; and the sums of log p, of the weights, and of a background's z.
+
+    **Arguments:**
+
+    - `log_joint`: of the components, and of a background after them.
+    """
     # Kept from −∞, where no component has any density, so that a difference is not NaN.
     lowest = float(jnp.finfo(log_joint.dtype).min)
     top = jax.lax.stop_gradient(jnp.maximum(largest(log_joint, axis=0), lowest))
@@ -155,4 +185,7 @@ def responsibilities(
         totals = jnp.sum(log_prob), jnp.asarray(log_prob.size, log_prob.dtype)
     else:
         totals = jnp.sum(weights * log_prob), jnp.sum(weights)
-    return terms * scale, totals
+    share = terms * scale
+    if len(share) == n_components:
+        return share, totals
+    return share[:n_components], (*totals, jnp.sum(share[n_components]))

@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from .. import _checks, _rows, _summary
+from .._abstract_mixture import AbstractMixture
 from .._chunks import in_batches, varying
 from .._components import AbstractComponents
 from .._data import Samples, check_rows, without_weights
@@ -27,7 +28,6 @@ from .._engine.floor import RELATIVE
 from .._engine.kinds import ladder_of
 from .._engine.ladder import Ladder
 from .._init import initialize
-from .._mixture import GaussianMixture
 from .._programs import Program
 from .checkpoint import Checkpoint, Journal
 from .implicit import constant, refuse
@@ -70,7 +70,7 @@ class AbstractFitter(eqx.Module):
     def __repr__(self) -> str:
         return _summary.as_typed(self)
 
-    def ladder(self, x: Samples, gmm: GaussianMixture) -> Ladder:
+    def ladder(self, x: Samples, gmm: AbstractMixture) -> Ladder:
         """The ways that `evaluate` may take over the rows, see `gmmx._engine.ladder`."""
         return ladder_of(gmm, x, x.shape[0], products=2)
 
@@ -79,7 +79,7 @@ class AbstractFitter(eqx.Module):
         return self
 
     def arrange(
-        self, x: Samples, gmm: GaussianMixture, weights: Float[Array, " n"] | None
+        self, x: Samples, gmm: AbstractMixture, weights: Float[Array, " n"] | None
     ) -> tuple[Any, Float[Array, " m"] | None]:
         """The rows as a fit on the host takes them: filled up, so that few sizes are compiled."""
         return _rows.fill(x, weights)
@@ -87,7 +87,7 @@ class AbstractFitter(eqx.Module):
     def prepare(
         self,
         x: Samples,
-        gmm: GaussianMixture,
+        gmm: AbstractMixture,
         weights: Float[Array, " n"] | None,
         ladder: Ladder,
     ) -> PyTree:
@@ -102,7 +102,7 @@ class AbstractFitter(eqx.Module):
     def init(
         self,
         data: PyTree,
-        gmm: GaussianMixture,
+        gmm: AbstractMixture,
         weights: Float[Array, " n"] | None,
         key: PRNGKeyArray,
     ) -> FitState:
@@ -132,7 +132,7 @@ class AbstractFitter(eqx.Module):
         self,
         result: FitResult,
         x: Samples,
-        start: GaussianMixture | None,
+        start: AbstractMixture | None,
         weights: Float[Array, " n"] | None,
     ) -> FitResult:
         """The result with the derivatives of the fit, where a transformation takes any.
@@ -146,7 +146,7 @@ class AbstractFitter(eqx.Module):
         """
         return refuse(type(self).__name__, result, (self, x, start, weights))
 
-    def _start(self, x: Any, n_components: Any, weights: Any, key: Any) -> GaussianMixture:
+    def _start(self, x: Any, n_components: Any, weights: Any, key: Any) -> AbstractMixture:
         """The mixture that a fit of so many components starts from."""
         if isinstance(n_components, bool) or not isinstance(n_components, int | np.integer):
             raise ValueError(
@@ -197,7 +197,7 @@ class AbstractFitter(eqx.Module):
         """
         if not isinstance(gmm, AbstractComponents):
             gmm = self._start(x, gmm, weights, key)
-        x, weights = without_weights(check_rows(x, gmm.n_components, gmm.n_features), weights)
+        x, weights = without_weights(check_rows(x, gmm.n_labels, gmm.n_features), weights)
         dtype = _checks.promote(x.dtype, gmm.dtype)
         x, gmm = _checks.in_dtype((x, gmm), dtype)
         solver = self.beside(weights)
@@ -278,7 +278,7 @@ def _begin(fitter, x, gmm, weights, key, ladder) -> tuple[PyTree, FitState]:
 def solve(
     fitter: AbstractFitter,
     x: Samples,
-    gmm: GaussianMixture,
+    gmm: AbstractMixture,
     weights: Array | None,
     key: PRNGKeyArray | None,
 ) -> FitResult:

@@ -19,10 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
+from .._abstract_mixture import AbstractMixture
 from .._checks import as_key
 from .._data import Data, Samples
 from .._files import FileError, from_json, read_tensors, write_tensors
-from .._mixture import GaussianMixture
 from .result import FitWarning
 from .state import FitState
 
@@ -63,7 +63,7 @@ class Journal:
         checkpoint: Checkpoint | None,
         fitter: eqx.Module,
         x: Samples,
-        gmm: GaussianMixture,
+        gmm: AbstractMixture,
         weights: Array | None,
         key: PRNGKeyArray | None,
     ):

@@ -7,6 +7,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from .._abstract_mixture import AbstractMixture
 from .._data import Data, Samples
 from .._engine.alike import in_blocks
 from .._engine.conjugate import Conjugate
@@ -16,7 +17,6 @@ from .._engine.kinds import rows_of
 from .._engine.ladder import Ladder
 from .._engine.moments import Moments, is_empty, maximise
 from .._engine.rows import AbstractRows
-from .._mixture import GaussianMixture
 from .base import AbstractFitter
 from .frozen import check_frozen
 from .implicit import Inputs, fixed_point, refuse
@@ -50,7 +50,7 @@ class _Memory(eqx.Module):
     """tr FΛ_k of the model in hand, which the floor penalises"""
     log_prior: Float[Array, ""]
     """log p(θ) of the model in hand; zero without a prior"""
-    previous: GaussianMixture
+    previous: AbstractMixture
     """The model before the last step: of finite likelihood"""
     settled: Bool[Array, ""]
     """Whether the last step changed the likelihood by less than tol: one more follows"""
@@ -101,7 +101,7 @@ class EMFitter(AbstractFitter):
         return dataclasses.replace(self, prior=self.prior.beside(weights))
 
     def arrange(
-        self, x: Samples, gmm: GaussianMixture, weights: Float[Array, " n"] | None
+        self, x: Samples, gmm: AbstractMixture, weights: Float[Array, " n"] | None
     ) -> tuple[Any, Float[Array, " m"] | None]:
         if isinstance(x, Data) and x.projection is None and not type(gmm.structure).axis_aligned:
             found = in_blocks(x, weights)
@@ -112,7 +112,7 @@ class EMFitter(AbstractFitter):
     def prepare(
         self,
         x: Samples,
-        gmm: GaussianMixture,
+        gmm: AbstractMixture,
         weights: Float[Array, " n"] | None,
         ladder: Ladder,
     ) -> _Data:
@@ -124,7 +124,7 @@ class EMFitter(AbstractFitter):
     def init(
         self,
         data: _Data,
-        gmm: GaussianMixture,
+        gmm: AbstractMixture,
         weights: Float[Array, " n"] | None,
         key: PRNGKeyArray,
     ) -> FitState:
@@ -133,8 +133,9 @@ class EMFitter(AbstractFitter):
         weight, means, factors = (
             jnp.zeros_like(like) for like in (gmm.logits, gmm.means, gmm.factors())
         )
-        form = Form(weight, means, factors)
-        moments = Moments(weight, means, factors, zero, zero)
+        behind = None if gmm.log_background_weight is None else zero
+        form = Form(weight, means, factors, behind)
+        moments = Moments(weight, means, factors, zero, zero, behind)
         squarem = Squarem.begin(gmm) if self.accelerate else None
         settled = jnp.asarray(False)
         memory = _Memory(data.floor, form, moments, weight, zero, gmm, settled, absent, squarem)
@@ -174,7 +175,10 @@ class EMFitter(AbstractFitter):
         promised = jnp.sum(share * (floor_share - memory.floor_share)) / 2
         # What rounding alone may move the likelihood by.
         noise = 2e3 * float(jnp.finfo(gmm.dtype).eps) * jnp.maximum(1, jnp.abs(log_likelihood))
-        fell = gain - promised < -jnp.maximum(tol, noise)
+        fell, squarem = gain - promised < -jnp.maximum(tol, noise), memory.squarem
+        if squarem is not None:
+            # Of a leap nothing was promised. One that lowers the likelihood is taken back.
+            fell &= ~squarem.leaping
         non_finite = ~jnp.isfinite(log_likelihood)
         # NaN, or narrower than rounding, beside the deviations of the rows.
         narrowest = _NARROWEST * float(jnp.finfo(gmm.dtype).eps)
@@ -185,7 +189,7 @@ class EMFitter(AbstractFitter):
         status = Status.where(fell, Status.likelihood_decreased, status)
         status = Status.where(non_finite, Status.non_finite, status)
         status = Status.where(singular, Status.singular_covariance, status)
-        settled, squarem = jnp.abs(gain) < tol, memory.squarem
+        settled = jnp.abs(gain) < tol
         if squarem is not None:
             # How little a leap gains says nothing.
             settled &= ~squarem.leaping
@@ -225,7 +229,7 @@ class EMFitter(AbstractFitter):
         self,
         result: FitResult,
         x: Samples,
-        start: GaussianMixture | None,
+        start: AbstractMixture | None,
         weights: Float[Array, " n"] | None,
     ) -> FitResult:
         """By the implicit function theorem, see the page on gradients through a fit."""
@@ -235,7 +239,7 @@ class EMFitter(AbstractFitter):
             return refuse(name, result, (self, x, weights))
         if self.prior is not None:
             return refuse("an EMFitter with a prior", result, (self, x, weights))
-        start = result.gmm if start is None else start
-        inputs = Inputs(x, weights, Floor.of(self.reg_covar, x, weights).variances, start)
+        begun: AbstractMixture = result.gmm if start is None else start
+        inputs = Inputs(x, weights, Floor.of(self.reg_covar, x, weights).variances, begun)
         found = fixed_point(self.frozen, result.gmm, result.log_likelihood, inputs)
         return dataclasses.replace(result, gmm=found[0], log_likelihood=found[1])

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import equinox as eqx
 import jax
 
-from .._mixture import GaussianMixture
+from .._abstract_mixture import AbstractMixture
 
 _NAMES = frozenset({"weights", "means", "covariances"})
 
@@ -23,20 +23,17 @@ def check_frozen(names: str | Iterable[str]) -> frozenset[str]:
     return names
 
 
-def keep(moved: GaussianMixture, gmm: GaussianMixture, frozen: frozenset[str]) -> GaussianMixture:
+def keep(moved: AbstractMixture, gmm: AbstractMixture, frozen: frozenset[str]) -> AbstractMixture:
     """The moved model, what is frozen to the last digit as it was."""
     return eqx.combine(split(moved, frozen)[0], split(gmm, frozen)[1])
 
 
-def split(gmm: GaussianMixture, frozen: frozenset[str]) -> tuple[GaussianMixture, GaussianMixture]:
+def split(gmm: AbstractMixture, frozen: frozenset[str]) -> tuple[AbstractMixture, AbstractMixture]:
     """The model in two parts, fitted and frozen; `eqx.combine` joins them."""
-    parts = {"weights": gmm.logits, "means": gmm.means, "covariances": gmm.structure}
+    free = sorted(_NAMES - frozen)
     spec = eqx.tree_at(
-        lambda g: (g.logits, g.means, g.structure),
-        gmm,
-        tuple(
-            jax.tree.map(lambda _, free=name not in frozen: free, part)
-            for name, part in parts.items()
-        ),
+        lambda gmm: [leaf for name in free for leaf in gmm.parts()[name]],
+        jax.tree.map(lambda _: False, gmm),
+        replace_fn=lambda part: jax.tree.map(lambda _: True, part),
     )
     return eqx.partition(gmm, spec)

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray, PyTree
 
+from .._abstract_mixture import AbstractMixture
 from .._checks import check_count
 from .._data import Data, Samples, take
 from .._engine.conjugate import Conjugate
@@ -18,7 +19,6 @@ from .._engine.density import by_way, log_prob_of
 from .._engine.floor import RELATIVE, Floor
 from .._engine.kinds import ladder_of
 from .._engine.ladder import Ladder
-from .._mixture import GaussianMixture
 from .base import AbstractFitter
 from .frozen import check_frozen, keep, split
 from .options import floor, optional, positive, sweepable
@@ -35,7 +35,7 @@ class _Memory(eqx.Module):
     prior: Conjugate | None
     count: Float[Array, ""]
     """The number of samples"""
-    trained: GaussianMixture
+    trained: AbstractMixture
     """The current model in those units; `FitState.gmm` is the best so far"""
     gradient: PyTree
     """Of the objective, in what is trained"""
@@ -54,12 +54,12 @@ class _Memory(eqx.Module):
     """The components of weight zero: nothing brings them back"""
     key: PRNGKeyArray
 
-    def model(self, trained: GaussianMixture) -> GaussianMixture:
+    def model(self, trained: AbstractMixture) -> AbstractMixture:
         """The mixture that `trained` stands for, with a logit of −∞ where the weight is zero."""
         logits = jnp.where(self.absent, -jnp.inf, trained.logits)
         return eqx.tree_at(lambda g: g.logits, trained, logits)
 
-    def log_prior(self, gmm: GaussianMixture) -> Float[Array, ""]:
+    def log_prior(self, gmm: AbstractMixture) -> Float[Array, ""]:
         """log p(θ) of a mixture in the units of the data, in nats a sample."""
         if self.prior is None:
             return jnp.zeros_like(self.count)
@@ -163,14 +163,14 @@ class GradientFitter(AbstractFitter):
             optimiser = optimiser(rate if callable(rate) else jnp.asarray(rate, dtype))
         return optax.with_extra_args_support(cast(optax.GradientTransformation, optimiser))
 
-    def ladder(self, x: Samples, gmm: GaussianMixture) -> Ladder:
+    def ladder(self, x: Samples, gmm: AbstractMixture) -> Ladder:
         rows = x.shape[0] if self.batch_size is None else min(self.batch_size, x.shape[0])
         return ladder_of(gmm, x, rows, products=1)
 
     def init(
         self,
         data: Samples,
-        gmm: GaussianMixture,
+        gmm: AbstractMixture,
         weights: Float[Array, " n"] | None,
         key: PRNGKeyArray,
     ) -> FitState:
@@ -215,15 +215,16 @@ class GradientFitter(AbstractFitter):
     ) -> tuple[Samples, Array, Array]:
         """The rows in the units of the fit, and the weights to train and to watch with."""
         train = jnp.ones(data.shape[0], data.dtype) if weights is None else weights
-        # Each row of `Data` has units of its own.
-        z = data if isinstance(data, Data) else memory.units.apply(data)
+        z = data
+        if not (isinstance(data, Data) or _in_own_units(memory.trained, data)):
+            z = memory.units.apply(data)
         if memory.held_out is None:
             return z, train, train
         watch = jnp.where(memory.held_out, train, 0)
         return z, jnp.where(memory.held_out, 0, train), watch
 
     def _objective(
-        self, memory: _Memory, frozen: GaussianMixture, ladder: Ladder, way: Int[Array, ""]
+        self, memory: _Memory, frozen: AbstractMixture, ladder: Ladder, way: Int[Array, ""]
     ) -> Callable[..., tuple[Array, tuple[Array, Array]]]:
         """−Σ w log Σ_k w_k N(z; ·) exp(−½ tr FΛ_k) / Σ w, Λ in the units of the data.
 
@@ -237,11 +238,13 @@ class GradientFitter(AbstractFitter):
             back = memory.units.back(trained)
             penalty = memory.floor.shares(back) / 2
 
-            def both(log_joint: Float[Array, "k n"], penalty: Array = penalty) -> Array:
+            def both(log_joint: Float[Array, "l n"], penalty: Array = penalty) -> Array:
+                # A background has no covariance, so nothing is added to one.
+                penalty = jnp.pad(penalty, (0, len(log_joint) - len(penalty)))
                 penalised = log_prob_of(log_joint - penalty[:, None])
                 return jnp.stack([penalised, log_prob_of(log_joint)], axis=1)
 
-            model = back if isinstance(z, Data) else trained
+            model = back if _in_own_units(trained, z) else trained
             log_prob, size = by_way(model, z, both, ladder, way)
             return -(train @ log_prob[:, 0]) / total - memory.log_prior(back), (log_prob, size)
 
@@ -263,7 +266,7 @@ class GradientFitter(AbstractFitter):
         optimiser = self._optimiser(data.dtype)
         if self.batch_size is None:
             # The optimiser sees the objective in the units of the fit.
-            value = -state.log_likelihood - _shift(memory.units, data)
+            value = -state.log_likelihood - _shift(memory, data)
             free, inner = _descend(
                 optimiser, loss, free, memory.optimiser, value, memory.gradient,
                 (z, train, jnp.sum(train)),
@@ -272,7 +275,7 @@ class GradientFitter(AbstractFitter):
             free, inner = _pass(
                 optimiser, loss, free, memory.optimiser, z, train, self.batch_size, shuffle_key
             )
-        trained = cast(GaussianMixture, eqx.combine(free, frozen))
+        trained = cast(AbstractMixture, eqx.combine(free, frozen))
         memory = dataclasses.replace(memory, trained=trained, optimiser=inner, key=key)
         return dataclasses.replace(state, inner=memory)
 
@@ -294,7 +297,7 @@ class GradientFitter(AbstractFitter):
         else:
             (value, aux), gradient = loss(*arguments), memory.gradient
         log_prob, size = aux
-        shift = _shift(memory.units, data)
+        shift = _shift(memory, data)
         log_likelihood = -value - shift
         back = memory.units.back(memory.model(memory.trained))
         objective = watch @ log_prob[:, 0] / jnp.sum(watch) - shift + memory.log_prior(back)
@@ -337,10 +340,18 @@ class GradientFitter(AbstractFitter):
         return conclude(state, floor=memory.floor.variances, spurious=spurious)
 
 
-def _shift(units: Standardisation, data: Samples) -> Float[Array, ""]:
+def _in_own_units(gmm: AbstractMixture, data: Samples) -> bool:
+    """Whether densities are taken in the units of the data.
+
+    Each row of `Data` has units of its own, and a background is a density in those of the data.
+    """
+    return isinstance(data, Data) or gmm.log_background_weight is not None
+
+
+def _shift(memory: _Memory, data: Samples) -> Float[Array, ""]:
     """What a log-density in the units of the fit has more than one in those of the data."""
-    shift = jnp.sum(jnp.log(units.scale))
-    return jnp.zeros_like(shift) if isinstance(data, Data) else shift
+    shift = jnp.sum(jnp.log(memory.units.scale))
+    return jnp.zeros_like(shift) if _in_own_units(memory.trained, data) else shift
 
 
 def _some_of(weights, x, fraction, key) -> Bool[Array, " n"]:

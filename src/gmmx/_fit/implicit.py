@@ -23,11 +23,11 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
+from .._abstract_mixture import AbstractMixture
 from .._data import Samples
 from .._engine.form import Form
 from .._engine.kinds import ladder_of, rows_of
 from .._engine.moments import maximise
-from .._mixture import GaussianMixture
 from .frozen import split
 from .krylov import solve_by_products
 from .result import FitResult, mean_of
@@ -80,17 +80,17 @@ class Inputs(eqx.Module):
     x: Samples
     weights: Float[Array, " n"] | None
     floor: Float[Array, " d"]
-    start: GaussianMixture
+    start: AbstractMixture
     """Of which the frozen parameters stay, and only they count"""
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def fixed_point(
     frozen: frozenset[str],
-    gmm: GaussianMixture,
+    gmm: AbstractMixture,
     log_likelihood: Float[Array, ""],
     inputs: Inputs,
-) -> tuple[GaussianMixture, Float[Array, ""]]:
+) -> tuple[AbstractMixture, Float[Array, ""]]:
     """The arguments as they are, with the derivatives of an EM fixed point and of its likelihood.
 
     **Arguments:**
@@ -116,13 +116,14 @@ def _fixed_point_jvp(frozen, primals, tangents):
     rows = rows_of(data, seen, counts, ladder, keep=False)
     way = ladder.choose(Form.of(seen, rows.frame), rows.reach)
 
-    def model(free: PyTree, inputs: Inputs) -> GaussianMixture:
+    def model(free: PyTree, inputs: Inputs) -> AbstractMixture:
         held = split(units.into(inputs.start), frozen)[1]
         return units.back(eqx.combine(free, held))
 
     def residual(free: PyTree, inputs: Inputs) -> PyTree:
         before = model(free, inputs)
-        moving = dataclasses.replace(rows, x=inputs.x)
+        background = before.log_background(inputs.x)
+        moving = dataclasses.replace(rows, x=inputs.x, log_background=background)
         form = Form.of(before, rows.frame)
         moments, _ = moving.expect(form, inputs.weights, ladder, way)
         after = maximise(before, form, moments, rows.frame, inputs.floor, frozen)

@@ -8,11 +8,11 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .. import _checks
+from .._abstract_mixture import AbstractMixture
 from .._data import Samples, completed
 from .._engine.conjugate import Conjugate
 from .._engine.frame import Frame
 from .._linalg import einsum
-from .._mixture import GaussianMixture
 from .options import optional, sweepable
 
 
@@ -64,7 +64,7 @@ class ConjugatePrior(eqx.Module):
         _check_values(self.mean, "mean")
         _check_values(self.scale, "scale")
 
-    def of(self, x: Samples, gmm: GaussianMixture, weights: Float[Array, " n"] | None) -> Conjugate:
+    def of(self, x: Samples, gmm: AbstractMixture, weights: Float[Array, " n"] | None) -> Conjugate:
         """The prior of mixtures like this one, of these rows."""
         structure, (k, d), dtype = type(gmm.structure), gmm.means.shape, gmm.dtype
         x = completed(x, weights)

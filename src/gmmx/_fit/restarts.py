@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
+from .._abstract_mixture import AbstractMixture
+from .._background import BackgroundMixture
 from .._data import Samples
 from .._engine.ladder import Ladder
 from .._init import initialize
-from .._mixture import GaussianMixture
 from .base import AbstractFitter
 from .options import positive
 from .result import FitResult
@@ -61,18 +62,18 @@ class Restarts(AbstractFitter):
     def beside(self, weights: Any) -> Self:
         return dataclasses.replace(self, fitter=self.fitter.beside(weights))
 
-    def ladder(self, x: Samples, gmm: GaussianMixture) -> Ladder:
+    def ladder(self, x: Samples, gmm: AbstractMixture) -> Ladder:
         return self.fitter.ladder(x, gmm)
 
     def arrange(
-        self, x: Samples, gmm: GaussianMixture, weights: Float[Array, " n"] | None
+        self, x: Samples, gmm: AbstractMixture, weights: Float[Array, " n"] | None
     ) -> tuple[Any, Float[Array, " m"] | None]:
         return self.fitter.arrange(x, gmm, weights)
 
     def prepare(
         self,
         x: Samples,
-        gmm: GaussianMixture,
+        gmm: AbstractMixture,
         weights: Float[Array, " n"] | None,
         ladder: Ladder,
     ) -> _Data:
@@ -81,16 +82,18 @@ class Restarts(AbstractFitter):
     def init(
         self,
         data: _Data,
-        gmm: GaussianMixture,
+        gmm: AbstractMixture,
         weights: Float[Array, " n"] | None,
         key: PRNGKeyArray,
     ) -> FitState:
         fit_keys = jax.random.split(key, self.n_init)
 
-        def start(key: PRNGKeyArray) -> GaussianMixture:
+        background = gmm.background if isinstance(gmm, BackgroundMixture) else None
+
+        def start(key: PRNGKeyArray) -> AbstractMixture:
             return initialize(
                 data.x, gmm.n_components, gmm.covariance_type, method=self.method, key=key,
-                weights=weights, reg_covar=self.reg_covar,
+                weights=weights, reg_covar=self.reg_covar, background=background,
             )  # fmt: skip
 
         starts = jax.tree.map(lambda leaf: leaf[None], gmm)
@@ -152,7 +155,7 @@ class Restarts(AbstractFitter):
         self,
         result: FitResult,
         x: Samples,
-        start: GaussianMixture | None,
+        start: AbstractMixture | None,
         weights: Float[Array, " n"] | None,
     ) -> FitResult:
         """The inner fitter's derivatives, of the start that was chosen."""

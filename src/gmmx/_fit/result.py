@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from .. import _summary
-from .._mixture import GaussianMixture
 from .rounding import means_are_rounded
 from .state import FitState
 from .status import Status
@@ -17,8 +16,8 @@ from .status import Status
 class FitResult(eqx.Module):
     """The outcome of `fitter.fit(x, gmm)`. It does not hold the data."""
 
-    gmm: GaussianMixture
-    """The fitted mixture"""
+    gmm: Any
+    """The fitted mixture: a `GaussianMixture`, or a `BackgroundMixture` where the start was one"""
     n_iter: Int[Array, ""]
     """How many steps were made"""
     log_likelihood: Float[Array, ""]

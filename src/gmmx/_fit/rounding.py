@@ -3,14 +3,14 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
-from .._mixture import GaussianMixture
+from .._abstract_mixture import AbstractMixture
 
 # Nats a sample that storing the means may cost before the user is told. Several times as much may
 # be lost in all: steps of a slow fit that are shorter than rounding move nothing, and end it.
 _TOLERANCE = 2.5e-4
 
 
-def means_are_rounded(gmm: GaussianMixture) -> Bool[Array, ""]:
+def means_are_rounded(gmm: AbstractMixture) -> Bool[Array, ""]:
     """Whether rounding the means to their dtype may cost a fit more than 1e-3 nats a sample.
 
     Means moved by half a unit in the last place, δ ≤ ε|μ|/2, cost ½ Σ_k w_k Σ_j Λ_k,jj δ_kj². It

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from .._mixture import GaussianMixture
+from .._abstract_mixture import AbstractMixture
 from .frozen import keep, split
 from .standardise import Standardisation
 from .state import squared_norm, where
@@ -29,7 +29,7 @@ _FACTOR = 4
 class Squarem(eqx.Module):
     """What is remembered from step to step."""
 
-    anchor: GaussianMixture
+    anchor: AbstractMixture
     """θ₀"""
     longest: Float[Array, ""]
     """The bound on a"""
@@ -37,17 +37,17 @@ class Squarem(eqx.Module):
     """Whether the model in hand was extrapolated"""
 
     @classmethod
-    def begin(cls, gmm: GaussianMixture) -> Self:
+    def begin(cls, gmm: AbstractMixture) -> Self:
         """Before the first step, which is one of EM."""
         return cls(gmm, jnp.ones((), gmm.dtype), jnp.asarray(True))
 
     def step(
         self,
-        gmm: GaussianMixture,
-        updated: GaussianMixture,
+        gmm: AbstractMixture,
+        updated: AbstractMixture,
         units: Standardisation,
         frozen: frozenset[str],
-    ) -> "tuple[GaussianMixture, Squarem]":
+    ) -> "tuple[AbstractMixture, Squarem]":
         """The model to evaluate next: that of EM or, every second time, one further on.
 
         **Arguments:**
@@ -69,11 +69,11 @@ class Squarem(eqx.Module):
 
     def _leap(
         self,
-        middle: GaussianMixture,
-        newest: GaussianMixture,
+        middle: AbstractMixture,
+        newest: AbstractMixture,
         units: Standardisation,
         frozen: frozenset[str],
-    ) -> tuple[GaussianMixture, Bool[Array, ""]]:
+    ) -> tuple[AbstractMixture, Bool[Array, ""]]:
         """θ', and whether a was as long as it may be."""
         (zero, _), (one, _), (two, held) = (
             split(units.into(gmm), frozen) for gmm in (self.anchor, middle, newest)

@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from .._mixture import GaussianMixture
+from .._abstract_mixture import AbstractMixture
 from .status import Status
 
 
 class FitState(eqx.Module):
     """A fit between two steps."""
 
-    gmm: GaussianMixture
+    gmm: AbstractMixture
     """The model, the best so far where the fitter does not always rise"""
     n_iter: Int[Array, ""]
     """How many steps were made; −1 before the start was evaluated"""
@@ -29,7 +29,7 @@ class FitState(eqx.Module):
     """What the fitter itself remembers"""
 
     @classmethod
-    def begin(cls, gmm: GaussianMixture, inner: PyTree, dtype: Any) -> Self:
+    def begin(cls, gmm: AbstractMixture, inner: PyTree, dtype: Any) -> Self:
         """The state before the start was evaluated."""
         return cls(
             gmm=gmm,

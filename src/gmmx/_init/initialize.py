@@ -1,5 +1,6 @@
 """Where to start a fit."""
 
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .. import _checks, _rows
+from .._background import BackgroundMixture, UniformBackground
 from .._covariance import structure_named
 from .._data import Data, Samples, check_rows, completed, without_weights
 from .._engine.floor import RELATIVE
@@ -17,6 +19,7 @@ from .._linalg import einsum
 from .._mixture import GaussianMixture
 from .._programs import Program
 from . import kmeans
+from .clutter import without_clutter
 from .short_runs import by_short_runs
 
 
@@ -72,7 +75,8 @@ def initialize(
     key: PRNGKeyArray | None = None,
     weights: Any = None,
     reg_covar: Any = RELATIVE,
-) -> GaussianMixture:
+    background: Any = None,
+) -> GaussianMixture | BackgroundMixture:
     """A mixture to start a fit from: memberships by `method`, then one M-step.
 
     Distances are taken with each feature scaled to unit variance, so that the units of the
@@ -91,6 +95,9 @@ def initialize(
     - `weights`: sample weights `(n,)`.
     - `reg_covar`: added to the variances of the components: a part of each feature's variance in
         the data, or `(d,)`, the variances to add, in the squared units of the data.
+    - `background`: True for a uniform one on the box of the data; or a `gmmx.UniformBackground`,
+        or another module with a method `log_prob(x)`. The result is a `gmmx.BackgroundMixture`,
+        and the components start from the rows that lie densely (Byers & Raftery 1998).
 
     **Raises:** `ValueError` for data that cannot be fitted and for an unknown method or structure.
 
@@ -101,7 +108,9 @@ def initialize(
     if method not in METHODS:
         known = ", ".join(repr(name) for name in METHODS)
         raise ValueError(f"method={method!r} is unknown; expected one of {known}.")
-    x, weights = without_weights(check_rows(x, n_components), weights)
+    x, weights = without_weights(check_rows(x, n_components + (background is not None)), weights)
+    if background is True:
+        background = UniformBackground.of(x)
     weights = _checks.check_weights(weights, x.shape[0], x.dtype)
     if isinstance(x, Data) and not x.decides:
         x = eqx.tree_at(lambda data: data.labels, x, None, is_leaf=lambda leaf: leaf is None)
@@ -112,14 +121,29 @@ def initialize(
     if _checks.is_concrete(x, weights, key, floor):
         x, weights = _rows.fill(x, weights)
         start = _start.at(x.size * n_components)
-    return start(structure, METHODS[method], n_components, x, weights, key, floor)
+    return start(structure, METHODS[method], n_components, x, weights, key, floor, background)
 
 
 @Program
-def _start(structure, memberships, n_components, x, weights, key, reg_covar):
+def _start(structure, memberships, n_components, x, weights, key, reg_covar, background):
     """One M-step from `memberships` of the scaled samples, one of `METHODS`."""
     weights = jnp.ones(x.shape[0], x.dtype) if weights is None else weights
-    prior = x.log_prior(n_components) if isinstance(x, Data) else None
+    prior = x.log_prior(n_components + (background is not None)) if isinstance(x, Data) else None
+    members = partial(_of_clusters, structure, memberships, n_components, x)
+    if background is None:
+        return members(prior, weights, key, reg_covar)
+    kept, share = without_clutter(scaled(x, weights), weights, jax.random.fold_in(key, 2))
+    if prior is not None:
+        # What a label says of the background goes before what a density does.
+        prior, behind = prior[:, :-1], prior[:, -1]
+        kept = jnp.where(behind == -jnp.inf, weights, kept)
+        kept = jnp.where(jnp.all(prior == -jnp.inf, axis=1), 0, kept)
+    gmm = members(prior, kept, key, reg_covar)
+    return BackgroundMixture.of(gmm, background, share)
+
+
+def _of_clusters(structure, memberships, n_components, x, prior, weights, key, reg_covar):
+    """The start of the components, of the rows that have a weight."""
     if prior is None and memberships is by_short_runs:
         return by_short_runs(GaussianMixture, structure, n_components, x, weights, key, reg_covar)
     x = completed(x, weights)
@@ -139,6 +163,8 @@ def _by_labels(
 ) -> Float[Array, "n k"]:
     """k-means from the means of the rows that are known, memberships as the labels allow them."""
     k = possible.shape[1]
+    # A row that is of no component has no weight.
+    possible = jnp.where(jnp.any(possible > 0, axis=1, keepdims=True), possible, 1)
     only = jnp.sum(possible > 0, axis=1, keepdims=True) == 1
     alone = jnp.where(only, possible * weights[:, None], 0)
     known = jnp.sum(alone, axis=0)

@@ -52,6 +52,8 @@ class Subject(NamedTuple):
             feature_names = known if feature_names is None and named is None else feature_names
             gmm = GaussianMixture.from_sklearn(gmm)
         gmm = getattr(gmm, "gmm", gmm)
+        # Of a mixture with a background the Gaussians are drawn.
+        gmm = getattr(gmm, "mixture", gmm)
         k, d = check_mixture(gmm).means.shape
         labels = [str(label) for label in (range(k) if labels is None else labels)]
         if len(labels) != k:
