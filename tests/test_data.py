@@ -64,6 +64,10 @@ def measured(kind, n=N, d=D, seed=0):
         c[::3] = 0
         c[1::3, :, 0] = c[1::3, 0, :] = 0
         return {"noise": c}, identity, c, seen
+    if kind in ("gaps and a matrix", "gaps and matrices"):
+        c = spd(rng, d) if kind == "gaps and a matrix" else spd(rng, n, d)
+        seen = rng.uniform(size=(n, d)) > 0.3
+        return {"noise": c, "missing": ~seen}, identity, np.broadcast_to(c, (n, d, d)), seen
     if kind == "a projection":
         r = rng.normal(size=(2, d))
         return (
@@ -78,8 +82,8 @@ def measured(kind, n=N, d=D, seed=0):
 
 
 KINDS = (
-    "complete", "gaps", "one variance", "variances", "a matrix", "matrices", "a projection",
-    "projections",
+    "complete", "gaps", "one variance", "variances", "a matrix", "matrices", "gaps and a matrix",
+    "gaps and matrices", "a projection", "projections",
 )  # fmt: skip
 
 
@@ -343,6 +347,20 @@ def test_infinite_noise_and_a_projection_are_gaps(truth, fitted):
     projection = np.broadcast_to(np.eye(D), (N, D, D)).copy()
     projection[gaps] = 0
     same(fitted(gmmx.Data(v, noise=np.where(gaps, np.inf, 0), projection=projection)), missing)
+
+
+def test_noise_of_what_is_missing_is_not_looked_at(truth):
+    v, _ = rows(truth, N)
+    gaps = np.random.default_rng(0).uniform(size=v.shape) < 0.3
+    x, gmm = np.where(gaps, np.nan, v), STRUCTURES["full"].of(*truth)
+    variances, matrices = np.full(v.shape, 0.3), np.tile(0.2 + np.eye(D), (N, 1, 1))
+    either = gaps[:, :, None] | gaps[:, None, :]
+    for noise, unknown in ((variances, gaps), (matrices, either)):
+        wanted = gmm.log_prob(gmmx.Data(x, missing=True, noise=noise))
+        nan = gmmx.Data(x, missing=True, noise=np.where(unknown, np.nan, noise))
+        np.testing.assert_array_equal(gmm.log_prob(nan), wanted)
+    traced = jax.jit(lambda x, c: gmm.log_prob(gmmx.Data(x, missing=True, noise=c)))
+    np.testing.assert_allclose(traced(x, jnp.asarray(matrices)), wanted, rtol=1e-10)
 
 
 def test_a_weight_of_two_is_the_row_twice(truth, fitted):
@@ -663,9 +681,8 @@ BAD = {
     "masked": (lambda: gmmx.EMFitter().fit(np.ma.masked_equal(X, 0), 2), "gmmx.Data"),
     "infinite": (lambda: gmmx.Data(np.full((5, 2), np.inf), missing=True), "infinite"),
     "a mask of another shape": (lambda: gmmx.Data(X, missing=np.ones(5, bool)), "boolean mask"),
-    "gaps under matrices": (
-        lambda: gmmx.Data(np.full((5, 2), np.nan), missing=True, noise=np.eye(2)),
-        "noise is a matrix",
+    "NaN in noise of what was measured": (
+        lambda: gmmx.Data([[np.nan, 1.0]], missing=True, noise=[[np.nan, np.nan]]), "in row 0"
     ),
     "a label too high": (lambda: gmmx.initialize(gmmx.Data(X, labels=[0, 1, 2, 0, 0]), 2), "2"),
     "a label too low": (lambda: gmmx.Data(X, labels=[0, 1, -2, 0, 0]), "−1"),
@@ -681,6 +698,12 @@ BAD = {
     ),
     "a feature that nobody measured": (
         lambda: gmmx.EMFitter().fit(gmmx.Data(X, missing=np.tile([False, True], (5, 1))), 2),
+        "feature 1 was observed in no row",
+    ),
+    "a feature that nobody measured, among correlated ones": (
+        lambda: gmmx.EMFitter().fit(
+            gmmx.Data(X * [1, np.nan], missing=True, noise=1 + np.eye(2)), 2
+        ),
         "feature 1 was observed in no row",
     ),
     "plots": (lambda: gmmx.plot.density(gmmx.GaussianMixture.create(2, 2), gmmx.Data(X)), "impute"),

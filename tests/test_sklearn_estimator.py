@@ -356,14 +356,14 @@ def noise(x) -> np.ndarray:
 METHODS = ("predict", "predict_proba", "score_samples", "score", "aic", "bic")
 
 
-@pytest.mark.parametrize("kind", ["gaps", "noisy gaps", "noise", "matrices"])
+@pytest.mark.parametrize("kind", ["gaps", "noisy gaps", "noise", "matrices over gaps"])
 def test_gaps_and_noise_are_those_of_data(x, gaps, noise, kind):
     """The fit and the methods of the library itself, from the same start."""
     rows, variances = {
         "gaps": (gaps, None),
         "noisy gaps": (gaps, noise),
         "noise": (x, noise[0]),
-        "matrices": (x, noise[:, :, None] * np.eye(3) + 0.1),
+        "matrices over gaps": (gaps, noise[:, :, None] * np.eye(3) + 0.1),
     }[kind]
     weights = np.random.default_rng(0).uniform(0.5, 2, size=len(x))
     parts, identities = ([0.5, 0.3, 0.2], x[[0, 70, 140]]), np.tile(np.eye(3), (K, 1, 1))
@@ -466,7 +466,7 @@ BAD_ROWS = {
     "a flag that is none": ({"allow_nan": "yes"}, {}, "allow_nan"),
     "negative noise": ({"allow_nan": True}, {"noise": -1.0}, "negative variance"),
     "noise of another shape": ({"allow_nan": True}, {"noise": np.ones(4)}, "expected variances"),
-    "gaps under matrices": ({"allow_nan": True}, {"noise": np.eye(3)}, "noise is a matrix"),
+    "no covariance": ({"allow_nan": True}, {"noise": -np.eye(3)}, "semi-definite"),
 }
 
 
