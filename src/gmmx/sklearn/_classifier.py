@@ -156,14 +156,13 @@ class GaussianMixtureClassifier(ClassifierMixin, BaseEstimator):
         """
         floor, n_iter = np.full(x.shape[1], self.reg_covar), 1
         with double_precision():
-            rows = measured(x)
+            rows = Data(x, labels=labels, missing=True) if np.isnan(x).any() else x
             gmm = Mixture.from_responsibilities(
                 rough(rows, counts), np.eye(len(self.classes_), dtype=x.dtype)[labels],
                 self.covariance_type, weights=counts, reg_covar=floor,
             )  # fmt: skip
             if isinstance(rows, Data):
                 fitter = self.fitter or EMFitter(self.tol, self.max_iter, floor)
-                rows = Data(x, labels=labels, missing=True)
                 report = Report(0, 1)
                 report.begin(0)
                 outcome = run(fitter, gmm, rows, counts, None, report, lambda state: False)

@@ -31,8 +31,8 @@ def checked(estimator: Any, X: Any, *y: Any, **options: Any) -> Any:
     if isinstance(X, np.ma.MaskedArray):
         # Whose mask scikit-learn does not look at.
         X = np.where(np.ma.getmaskarray(X), np.nan, X.data)
-    options = {"dtype": _FLOATS, "ensure_all_finite": "allow-nan", **options}
-    found = validate_data(estimator, X, *y, **options)
+    check: Any = validate_data
+    found = check(estimator, X, *y, dtype=_FLOATS, ensure_all_finite="allow-nan", **options)
     absent = np.isnan(found[0] if y else found)
     if absent.any() and not estimator.allow_nan:
         name = type(estimator).__name__
