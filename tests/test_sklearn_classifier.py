@@ -89,6 +89,40 @@ def test_weights_and_priors():
     np.testing.assert_allclose(apart, np.log(0.5 / 0.2), rtol=1e-6)
 
 
+def holed(share):
+    """The irises, a share of whose numbers was not measured."""
+    return np.where(np.random.default_rng(0).uniform(size=X.shape) < share, np.nan, X)
+
+
+def test_gaps_of_one_component_a_class():
+    """Each class by itself, where nothing is shared among them."""
+    gaps, settings = holed(0.2), {"reg_covar": 0, "tol": 1e-10, "max_iter": 1000}
+    ours = GaussianMixtureClassifier(**settings, allow_nan=True).fit(gaps, Y)
+    assert ours.n_iter_ > 1
+    for c in range(3):
+        alone = GaussianMixture(**settings, allow_nan=True).fit(gaps[c == Y])
+        np.testing.assert_allclose(ours.mixtures_[c].means, alone.means_, rtol=1e-5)
+        np.testing.assert_allclose(
+            ours.mixtures_[c].covariances, alone.covariances_, rtol=1e-3, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("settings", [{"covariance_type": "tied"}, {"n_components": 2}])
+def test_gaps_cost_little_accuracy(settings):
+    ours = GaussianMixtureClassifier(**settings, random_state=0, max_iter=500, allow_nan=True)
+    complete = ours.fit(X, Y).score(X, Y)
+    assert ours.fit(holed(0.2), Y).score(X, Y) > complete - 0.03
+    assert ours.score(holed(0.2), Y) > 0.9
+
+
+def test_gaps_that_cannot_be_fitted():
+    with pytest.raises(ValueError, match=r"GaussianMixtureClassifier\(allow_nan=True\)"):
+        GaussianMixtureClassifier().fit(holed(0.1), Y)
+    gaps = np.where((Y == 1)[:, None] & (np.arange(4) == 2), np.nan, X)
+    with pytest.raises(ValueError, match="class 1 has a feature"):
+        GaussianMixtureClassifier(allow_nan=True).fit(gaps, Y)
+
+
 @pytest.mark.parametrize(
     "settings, y, message",
     [

@@ -16,10 +16,11 @@ import numpy as np
 import pandas
 import polars
 import pytest
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.mixture import GaussianMixture as SklearnMixture
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -242,6 +243,15 @@ def test_a_second_fit_compiles_nothing(x):
         fitted = other.fit(data[::-1] * 2)
         for n in (169, 160, 130):
             fitted.predict(data[:n])
+        GaussianMixture(**settings, allow_nan=True).fit(data).predict(data)
+    assert not again
+
+
+def test_another_number_of_samples_with_gaps_compiles_nothing(gaps):
+    settings = {"n_components": K, "covariance_type": "diag", "allow_nan": True}
+    GaussianMixture(**settings).fit(gaps[:170]).predict(gaps)
+    with compilations() as again:
+        GaussianMixture(**settings, tol=1e-4).fit(gaps[:165]).predict(gaps[:150])
     assert not again
 
 
@@ -329,6 +339,155 @@ def test_an_interruption_is_not_swallowed(x):
         GaussianMixture(K, **settings).fit(x)
 
 
+# Gaps and noise
+
+
+@pytest.fixture(scope="module")
+def gaps(x) -> np.ndarray:
+    """The same samples, of which a fifth was not measured."""
+    return np.where(np.random.default_rng(5).uniform(size=x.shape) < 0.2, np.nan, x)
+
+
+@pytest.fixture(scope="module")
+def noise(x) -> np.ndarray:
+    return np.random.default_rng(6).uniform(0, 0.5, size=x.shape)
+
+
+METHODS = ("predict", "predict_proba", "score_samples", "score", "aic", "bic")
+
+
+@pytest.mark.parametrize("kind", ["gaps", "noisy gaps", "noise", "matrices over gaps"])
+def test_gaps_and_noise_are_those_of_data(x, gaps, noise, kind):
+    """The fit and the methods of the library itself, from the same start."""
+    rows, variances = {
+        "gaps": (gaps, None),
+        "noisy gaps": (gaps, noise),
+        "noise": (x, noise[0]),
+        "matrices over gaps": (gaps, noise[:, :, None] * np.eye(3) + 0.1),
+    }[kind]
+    weights = np.random.default_rng(0).uniform(0.5, 2, size=len(x))
+    parts, identities = ([0.5, 0.3, 0.2], x[[0, 70, 140]]), np.tile(np.eye(3), (K, 1, 1))
+    start = gmmx.GaussianMixture.from_parameters(*parts, identities)
+    data = gmmx.Data(rows, noise=variances, missing=True)
+    floor = np.full(3, SETTINGS["reg_covar"])
+    theirs = gmmx.EMFitter(**{**SETTINGS, "reg_covar": floor}).fit(data, start, weights=weights)
+    given = dict(zip(("weights_init", "means_init"), parts, strict=True))
+    ours = GaussianMixture(K, **given, precisions_init=identities, **SETTINGS, allow_nan=True)
+    labels = ours.fit_predict(rows, sample_weight=weights, noise=variances)
+    np.testing.assert_allclose(ours.lower_bounds_, theirs.history, rtol=1e-10)
+    np.testing.assert_allclose(ours.means_, theirs.gmm.means, rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(ours.covariances_, theirs.gmm.covariances, rtol=1e-8, atol=1e-8)
+    np.testing.assert_array_equal(labels, theirs.gmm.predict(data))
+    for method in METHODS:
+        value = getattr(ours, method)(rows, noise=variances)
+        wanted = getattr(theirs.gmm, method)(data)
+        np.testing.assert_allclose(value, wanted, rtol=1e-7, atol=1e-9, err_msg=method)
+
+
+def test_no_noise_and_infinite_noise(x, gaps):
+    settings = {**SETTINGS, "random_state": 0}
+    plain = GaussianMixture(K, **settings).fit(x)
+    assert_same_fit(GaussianMixture(K, **settings).fit(x, noise=0), plain)
+    assert_same_fit(GaussianMixture(K, **settings, allow_nan=True).fit(x), plain)
+    missing = GaussianMixture(K, **settings, allow_nan=True).fit(gaps)
+    infinite = np.where(np.isnan(gaps), np.inf, 0)
+    assert_same_fit(GaussianMixture(K, **settings).fit(x, noise=infinite), missing)
+    np.testing.assert_allclose(
+        missing.score_samples(gaps), missing.score_samples(x, noise=infinite), rtol=1e-10
+    )
+
+
+def test_the_mixture_is_that_without_noise(x):
+    rng = np.random.default_rng(0)
+    deviations = rng.uniform(0.5, 3, size=(20_000, 2))
+    data = rng.normal(size=deviations.shape) * [1, 0.5] + deviations * rng.normal(
+        size=deviations.shape
+    )
+    settings = {"covariance_type": "diag", "max_iter": 500, "tol": 1e-6}
+    fitted = GaussianMixture(1, **settings).fit(data, noise=deviations**2)
+    np.testing.assert_allclose(fitted.covariances_, [[1, 0.25]], atol=0.15)
+
+
+def test_a_warm_start_with_gaps(gaps):
+    settings = {"random_state": 0, "allow_nan": True, "covariance_type": "diag"}
+    whole = GaussianMixture(K, **settings, tol=1e-9, max_iter=500).fit(gaps)
+    steps = GaussianMixture(K, **settings, tol=1e-9, max_iter=20, warm_start=True)
+    for _ in range(25):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            steps.fit(gaps)
+        if steps.converged_:
+            break
+    assert steps.converged_
+    np.testing.assert_allclose(steps.means_, whole.means_, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("init_params", ["kmeans", "k-means++", "random", "random_from_data"])
+def test_starts_with_gaps(gaps, init_params):
+    settings = {"random_state": 0, "allow_nan": True, "init_params": init_params}
+    one, several = (
+        GaussianMixture(K, **settings, max_iter=500, n_init=n).fit(gaps) for n in (1, 5)
+    )
+    assert several.lower_bound_ >= one.lower_bound_
+    assert np.isfinite(one.score_samples(gaps)).all()
+
+
+def test_nulls_of_frames(gaps):
+    frame = pandas.DataFrame(gaps, columns=["a", "b", "c"])
+    columns = {name: [None if v != v else v for v in column] for name, column in frame.items()}
+    settings = {"random_state": 0, "allow_nan": True, "covariance_type": "diag"}
+    wanted = GaussianMixture(K, **settings).fit(gaps).means_
+    for nulls in (frame, frame.astype("Float64"), polars.DataFrame(columns)):
+        fitted = GaussianMixture(K, **settings).fit(nulls)
+        assert list(fitted.feature_names_in_) == ["a", "b", "c"]
+        np.testing.assert_array_equal(fitted.means_, wanted)
+    masked = np.ma.masked_invalid(gaps)
+    np.testing.assert_array_equal(GaussianMixture(K, **settings).fit(masked).means_, wanted)
+    with pytest.raises(ValueError, match="allow_nan=True"):
+        GaussianMixture(K).fit(masked)
+
+
+def test_noise_is_routed(x, gaps, noise):
+    """Each fold gets the noise of its own samples, and so does its score."""
+    with config_context(enable_metadata_routing=True):
+        mixture = GaussianMixture(random_state=0, covariance_type="diag", allow_nan=True)
+        mixture.set_fit_request(noise=True, sample_weight=False).set_score_request(noise=True)
+        grid, cv = {"n_components": [1, 2]}, KFold(3)
+        search = GridSearchCV(mixture, grid, cv=cv).fit(gaps, noise=noise)
+    for i, k in enumerate(grid["n_components"]):
+        for j, (train, test) in enumerate(cv.split(gaps)):
+            own = clone(mixture).set_params(n_components=k).fit(gaps[train], noise=noise[train])
+            score = own.score(gaps[test], noise=noise[test])
+            np.testing.assert_allclose(search.cv_results_[f"split{j}_test_score"][i], score)
+
+
+BAD_ROWS = {
+    "NaN": ({}, {}, r"allow_nan=True"),
+    "a flag that is none": ({"allow_nan": "yes"}, {}, "allow_nan"),
+    "negative noise": ({"allow_nan": True}, {"noise": -1.0}, "negative variance"),
+    "noise of another shape": ({"allow_nan": True}, {"noise": np.ones(4)}, "expected variances"),
+    "no covariance": ({"allow_nan": True}, {"noise": -np.eye(3)}, "semi-definite"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_ROWS)
+def test_bad_gaps_and_noise_are_refused(x, gaps, name):
+    settings, arguments, message = BAD_ROWS[name]
+    with pytest.raises(ValueError, match=message):
+        GaussianMixture(K, **settings).fit(gaps, **arguments)
+
+
+def test_what_says_nothing_is_refused(x, gaps):
+    fitted = GaussianMixture(K, random_state=0).fit(x)
+    for method in METHODS:
+        with pytest.raises(ValueError, match="allow_nan=True"):
+            getattr(fitted, method)(gaps)
+    with pytest.raises(ValueError, match=r"gmmx\.EMFitter"):
+        GaussianMixture(K).fit(gmmx.Data(x))
+    with pytest.raises(ValueError, match="feature 1 was observed in no row"):
+        GaussianMixture(K, allow_nan=True).fit(x * [1, np.nan, 1])
+
+
 # Among scikit-learn's tools
 
 
@@ -365,7 +524,7 @@ def test_clone_and_pickle(x, pair):
     fitter = gmmx.GradientFitter(max_iter=5)
     copied = clone(GaussianMixture(K, fitter=fitter))
     assert copied.get_params()["fitter"].max_iter == 5
-    assert set(ours.get_params()) == {*SklearnMixture().get_params(), "fitter"}
+    assert set(ours.get_params()) == {*SklearnMixture().get_params(), "fitter", "allow_nan"}
 
 
 @pytest.mark.usefixtures("optax_promotion")

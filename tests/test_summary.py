@@ -36,8 +36,8 @@ def test_the_table_holds_the_parameters(structure):
     assert f"3 components in 4 features, {structure.name} covariances, float64" in first
 
 
-@pytest.mark.parametrize("mean", [0.0, -3.0, 123456.789, 7e-9, 2e12])
-@pytest.mark.parametrize("deviation", [1e-12, 0.0123, 1.0, 999.96, 5e7])
+@pytest.mark.parametrize("mean", [0.0, -3.0, 123456.789, 7e-9, 1.6e9, 2e12])
+@pytest.mark.parametrize("deviation", [1e-12, 3e-5, 0.0123, 1.0, 50.0, 999.96, 5e7])
 def test_digits_suit_the_deviation(mean, deviation):
     """A mean is printed to a hundredth of its deviation, and not much finer."""
     text = _summary.mean_and_deviation(mean, deviation)
@@ -77,6 +77,22 @@ def test_at_data(structure, blobs):
     assert page.count("<tr") == 4 and "&lt;up&gt;" in page and "<up>" not in page
     with pytest.raises(ValueError, match="Got 1 names of features; expected 3"):
         _summary.of_mixture(gmm, names=["one"])
+
+
+def test_at_rows_as_they_were_measured(blobs):
+    rng = np.random.default_rng(0)
+    x = np.where(rng.uniform(size=blobs.shape) < 0.2, np.nan, blobs)
+    weights = rng.integers(0, 3, size=len(x))
+    data, weighted = (gmmx.Data(x, missing=True, weights=w) for w in (None, weights))
+    gmm = gmmx.initialize(data, 3)
+    labels = np.asarray(gmm.predict(data))
+    for given, counts in ((data, np.ones(300)), (weighted, weights)):
+        summary = gmm.summary(given)
+        sizes = [float(row[2]) for row in summary.rows]
+        assert sizes == list(np.bincount(labels, counts, minlength=3))
+        values = numbers(summary.before[1])[2:]
+        expected = [float(criterion(given)) for criterion in (gmm.bic, gmm.icl, gmm.aic)]
+        np.testing.assert_allclose(values, expected, atol=0.06)
 
 
 def test_wide_tables_have_deviations_below_means(structures):

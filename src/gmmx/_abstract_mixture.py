@@ -55,7 +55,7 @@ class AbstractMixture(AbstractComponents):
 
         **Arguments:**
 
-        - `x`: data, `(n, d)`, for the sizes of the components and the criteria.
+        - `x`: data, `(n, d)` or `gmmx.Data`, for the sizes of the components and the criteria.
         - `names`: of the features; by default the columns of a data frame x.
         """
         return _summary.of_mixture(self, x, names=names)

@@ -153,6 +153,8 @@ def _is_missing(value: Any) -> bool:
 
 _DROP = "Drop those rows, or fill in the values first"
 _OR_MISSING = "; gmmx.Data(x, missing=True) takes missing values as they are"
+DROP_OR_TAKE = f"{_DROP}{_OR_MISSING}."
+"""The fix for NaN in rows that may also be `gmmx.Data`"""
 
 
 def check_finite(value: Array, name: str, fix: str = f"{_DROP}.") -> None:
@@ -174,7 +176,7 @@ _all_finite = jax.jit(lambda value: jnp.all(jnp.isfinite(value)))
 def check_points(x: Any, n_features: int, dtype: Any) -> Float[Array, "*batch d"]:
     """Points at which a mixture is evaluated, `(*batch, d)`, finite."""
     x = as_points(x, n_features, dtype)
-    check_finite(x, "x")
+    check_finite(x, "x", f"{_DROP}, for instance by gmm.impute(x).")
     return x
 
 
@@ -212,7 +214,7 @@ def check_data(x: Any, n_components: int, n_features: int | None = None) -> Floa
         raise ValueError(
             f"x has {n} samples, fewer than the {n_components} components. Take fewer components."
         )
-    check_finite(x, "x", f"{_DROP}{_OR_MISSING}.")
+    check_finite(x, "x", DROP_OR_TAKE)
     return x
 
 

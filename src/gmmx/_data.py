@@ -37,6 +37,7 @@ class Data(eqx.Module):
         probability of each component, by which its density at the row is multiplied. Zero
         excludes a component.
     - `missing`: True takes NaN, masked and null values as not observed; or a boolean mask of x.
+        Noise of what is missing is not looked at, and may be NaN.
 
     Values are missing at random: that one is missing depends on nothing but what was observed.
 
@@ -73,17 +74,14 @@ class Data(eqx.Module):
         (n, m), dtype = x.shape, x.dtype
         absent = _absent(x, missing)
         self.projection, self.origin = _as_projection(projection, n, m, dtype), None
-        variances, covariances = _as_variances(noise, n, m, dtype)
+        variances, covariances = _as_variances(noise, absent, n, m, dtype)
         if covariances is not None:
-            if absent is not None and not (_checks.is_concrete(absent) and not absent.any()):
-                raise ValueError(
-                    "x has missing values and noise is a matrix; expected variances, (n, m), or "
-                    "complete rows: leave the rows and columns of what is missing out by a "
-                    "projection."
-                )
+            if absent is not None:
+                # Combined with no number that was observed, but NaN would go into all of them.
+                x = _checks.array_module(x).where(absent, 0, x)
             if projection is None:
                 # An offset would be rounded when numbers are combined.
-                self.origin = jnp.asarray(_checks.array_module(x).mean(x, axis=0), dtype)
+                self.origin = _mean_of_observed(x, absent)
                 x = x - self.origin
             x, self.projection, variances = _decorrelated(x, self.projection, covariances)
         # On the host where values are concrete, which compiles nothing for another number of rows.
@@ -228,7 +226,8 @@ def check_rows(x: Any, n_components: int, n_features: int | None = None) -> Samp
 
 def _check_seen(x: Data) -> None:
     """Refuse a feature that no row measures."""
-    if x.projection is not None or not _checks.is_concrete(x):
+    # With an origin each number is of the feature of its place, and of some before it.
+    if (x.projection is not None and x.origin is None) or not _checks.is_concrete(x):
         return
     unseen = ~np.isfinite(np.asarray(x.deviations)).any(axis=0)
     if unseen.any():
@@ -264,16 +263,27 @@ def check_components(x: Data, n_components: int, n_features: int | None) -> None
 
 
 def _absent(x: Array, missing: Any) -> Any:
-    """Which numbers are missing; None if no mask can be."""
+    """Which numbers are missing; None where none is."""
     if isinstance(missing, bool | np.bool_):
-        return _checks.array_module(x).isnan(x) if missing else None
+        if not missing:
+            return None
+        missing = _checks.array_module(x).isnan(x)
     mask = missing if isinstance(missing, jax.Array) else np.asarray(missing)
     if mask.shape != x.shape or mask.dtype != bool:
         raise ValueError(
             f"missing has shape {mask.shape} and dtype {mask.dtype}; expected True, False, or a "
             f"boolean mask of the shape of x, {x.shape}."
         )
-    return mask
+    return None if _checks.is_concrete(mask) and not mask.any() else mask
+
+
+def _mean_of_observed(x: Float[Any, "n m"], absent: Any) -> Float[Array, " m"]:
+    """The mean of each number, of zeros where it is missing."""
+    xp = _checks.array_module(x)
+    if absent is None:
+        return jnp.asarray(xp.mean(x, axis=0), x.dtype)
+    observed = xp.sum(~xp.asarray(absent), axis=0, dtype=x.dtype)
+    return jnp.asarray(xp.sum(x, axis=0) / xp.maximum(observed, 1), x.dtype)
 
 
 def _as_projection(projection: Any, n: int, m: int, dtype: Any) -> Array | None:
@@ -289,11 +299,11 @@ def _as_projection(projection: Any, n: int, m: int, dtype: Any) -> Array | None:
     return matrix
 
 
-def _as_variances(noise: Any, n: int, m: int, dtype: Any) -> tuple[Any, Any]:
-    """Variances `(n, m)`, or covariances `(n, m, m)`."""
+def _as_variances(noise: Any, absent: Any, n: int, m: int, dtype: Any) -> tuple[Any, Any]:
+    """Variances `(n, m)`, or covariances `(n, m, m)`, without those of what is missing."""
     if noise is None:
         return np.zeros((n, m), dtype), None
-    noise = _checks.as_floating(noise, "noise", dtype)
+    noise = _checks.as_floating(noise, "noise", dtype, may_be_missing=absent is not None)
     shape = noise.shape
     if m == 1 and shape == (n, 1, 1):
         noise, shape = noise[:, :, 0], (n, 1)
@@ -303,6 +313,11 @@ def _as_variances(noise: Any, n: int, m: int, dtype: Any) -> tuple[Any, Any]:
             f"noise has shape {shape}, and x has {n} rows of {m} numbers: expected variances, (), "
             f"({m},) or ({n}, {m}), or covariances, ({m}, {m}) or ({n}, {m}, {m})."
         )
+    if absent is not None and (dense or shape == (n, m)):
+        xp = _checks.array_module(noise, absent)
+        seen = ~xp.asarray(absent)
+        seen = seen[:, :, None] & seen[:, None, :] if dense else seen
+        noise = xp.where(seen, xp.asarray(noise), xp.zeros((), dtype))
     if _checks.is_concrete(noise):
         _check_noise(np.asarray(noise), dense)
     xp = _checks.array_module(noise)

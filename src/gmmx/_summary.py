@@ -12,12 +12,13 @@ import jax
 import numpy as np
 import scipy.special
 from jax.core import Tracer
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 from tabulate import tabulate
 
 from . import _checks
 from ._components import AbstractComponents
 from ._criteria import criteria, log_prob_and_certainty
+from ._data import Data, without_weights
 from ._engine.density import at_points, labels_of
 
 MOST_COMPONENTS = 12
@@ -77,7 +78,7 @@ def of_mixture(
 
     **Arguments:**
 
-    - `x`: data, `(n, d)`, for the sizes of the components and the criteria.
+    - `x`: data, `(n, d)` or `gmmx.Data`, for the sizes of the components and the criteria.
     - `names`: of the features; by default the columns of a data frame x.
     - `spurious`: which components to mark, `(k,)`.
     """
@@ -106,7 +107,7 @@ def of_mixture(
     rows = [list(row) for row in zip(*columns.values(), *cells, strict=True)]
     align = "r" * len(headings)
     if background:
-        size = "" if sizes is None else f", {_count(int(sizes[k]), 'row')}"
+        size = "" if sizes is None else f", size {sizes[k]:,}"
         after.append(f"and a background of weight {background:#.3g}{size}")
     if k > len(shown):
         after.append(f"… and {k - len(shown)} more components of smaller weight")
@@ -154,14 +155,15 @@ def feature_names(names: Any, x: Any, d: int) -> list[str]:
 
 
 def mean_and_deviation(mean: float, deviation: float) -> str:
-    """Both to three digits of the deviation: `1204.31 ± 2.25`."""
+    """Both to three digits of the deviation: `1600000123.4 ± 50.2`."""
     if not (math.isfinite(mean) and 0 < deviation < math.inf):
-        return f"{mean:.3g} ± {deviation:.3g}"
+        return f"{mean:.6g} ± {deviation:.3g}"
     power = math.floor(math.log10(deviation))
-    if -3 <= power < 6 and abs(mean) < 1e9:
+    if -6 < power < 6 and abs(mean) < 1e15:
         places = max(2 - power, 0)
         return f"{mean:.{places}f} ± {deviation:.{places}f}"
     digits = 2 + max(math.floor(math.log10(abs(mean))) - power, 0) if mean else 2
+    digits = min(digits, 16)  # a double has 17
     return f"{mean:.{digits}e} ± {deviation:.2e}"
 
 
@@ -185,17 +187,21 @@ def _deviations(gmm: AbstractComponents, shown: Int[np.ndarray, " s"]) -> Float[
     return np.linalg.norm(np.linalg.inv(factors), axis=-1)
 
 
-def _at_data(gmm: AbstractComponents, x: Any) -> tuple[str, Int[np.ndarray, " k"]]:
+def _at_data(gmm: AbstractComponents, x: Any) -> tuple[str, Shaped[np.ndarray, " k"]]:
     """The likelihood and the criteria in a line, and how many rows are most probably of each."""
-    x = _checks.check_data(x, 1, gmm.n_features)
+    x, weights = without_weights(x, None)
+    x = x if isinstance(x, Data) else _checks.check_data(x, 1, gmm.n_features)
     log_prob, certainty, labels = map(np.asarray, at_points(gmm, x, _of_rows))
-    n, total = len(labels), float(np.sum(log_prob, dtype=np.float64))
-    bic, icl, aic = criteria(gmm, math.log(n), total, np.sum(certainty, dtype=np.float64))
+    counts = np.ones(len(labels), int) if weights is None else np.asarray(weights, np.float64)
+    n, total = counts.sum(), counts @ log_prob.astype(np.float64)
+    bic, icl, aic = criteria(gmm, math.log(n), total, counts @ certainty.astype(np.float64))
     text = (
-        f"{_count(n, 'row')}: mean log-likelihood {total / n:.4f} nats, BIC {bic:.1f}, "
+        f"{_count(len(labels), 'row')}: mean log-likelihood {total / n:.4f} nats, BIC {bic:.1f}, "
         f"ICL {icl:.1f}, AIC {aic:.1f}"
     )
-    return text, np.bincount(labels[labels >= 0], minlength=gmm.n_labels)
+    known = labels >= 0
+    sizes = np.bincount(labels[known], counts[known], gmm.n_labels)
+    return text, sizes.round(1) if weights is not None else sizes.astype(int)
 
 
 def _of_rows(

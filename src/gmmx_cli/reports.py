@@ -117,6 +117,8 @@ def _pairs(values: dict[str, str]) -> str:
 
 def _components(report: dict[str, Any]) -> str:
     """A table of the weights, sizes, means and deviations."""
+    from gmmx._summary import mean_and_deviation
+
     names, width = report["feature_names"], min(report["n_features"], _MOST)
     columns: dict[str, Any] = {"component": range(report["n_components"])}
     columns["weight"] = [f"{weight:.4f}" for weight in report["weights"].tolist()]
@@ -135,22 +137,6 @@ def _components(report: dict[str, Any]) -> str:
     if len(names) > width:
         notes.append(f"… and {len(names) - width} more features; --json shows all")
     return "\n".join([table, *notes])
-
-
-def mean_and_deviation(mean: float, deviation: float) -> str:
-    """Both to three digits of the deviation: `1600000123.4 ± 50.2`."""
-    if not (math.isfinite(mean) and 0 < deviation < math.inf):
-        return f"{mean:.6g} ± {deviation:.3g}"
-    places = 2 - math.floor(math.log10(deviation))
-    if -13 < places < 8 and abs(mean) < 1e15:
-        return f"{_fixed(mean, places)} ± {_fixed(deviation, places)}"
-    # A double has 17 digits.
-    digits = min(max(places + math.floor(math.log10(abs(mean))), 2), 16) if mean else 2
-    return f"{mean:.{digits}e} ± {deviation:.2e}"
-
-
-def _fixed(value: float, places: int) -> str:
-    return f"{round(value, places):.{max(places, 0)}f}"
 
 
 def _size(report: dict[str, Any]) -> str:

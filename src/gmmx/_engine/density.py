@@ -73,10 +73,10 @@ def evaluate(gmm: AbstractComponents, x: Samples, reduce: Reduce) -> PyTree:
     values, bad = program(gmm, filled, reduce, ladder.only(0))
     for number in range(1, len(ladder.ways)):
         if bad:
-            _checks.check_finite(x, "x")
+            _checks.check_finite(x, "x", _checks.DROP_OR_TAKE)
             values, bad = program(gmm, filled, reduce, ladder.only(number))
     if bad:
-        _checks.check_finite(x, "x")
+        _checks.check_finite(x, "x", _checks.DROP_OR_TAKE)
     return cut(values, x.shape[0])
 
 

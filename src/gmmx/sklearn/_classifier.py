@@ -1,6 +1,6 @@
 """Classification by a mixture for each class: discriminant analysis."""
 
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from jaxtyping import Float
@@ -8,15 +8,17 @@ from scipy.special import log_softmax, logsumexp
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from .. import _checks
+from .._data import Data
+from .._fit.em import EMFitter
 from .._mixture import GaussianMixture as Mixture
 from ._convert import fitted_parameters
-from ._estimator import GaussianMixture
-from ._fit import double_precision
-
-_FLOATS = (np.float64, np.float32)
+from ._estimator import GaussianMixture, warn
+from ._fit import double_precision, run
+from ._report import Report
+from ._rows import checked, measured, rough
 
 
 class GaussianMixtureClassifier(ClassifierMixin, BaseEstimator):
@@ -30,7 +32,8 @@ class GaussianMixtureClassifier(ClassifierMixin, BaseEstimator):
     diag (EDDA; Bensmail & Celeux 1996). With several, it is mixture discriminant analysis (Hastie &
     Tibshirani 1996; MclustDA in mclust), and what components share is shared within a class.
 
-    **Arguments:** those of `gmmx.sklearn.GaussianMixture`, for every class, and
+    **Arguments:** those of `gmmx.sklearn.GaussianMixture`, for every class, with `allow_nan` for
+    samples with gaps, and
 
     - `priors`: π, one for each class in the order of `classes_`; by default how often the classes
       are in the data.
@@ -51,7 +54,7 @@ class GaussianMixtureClassifier(ClassifierMixin, BaseEstimator):
             name: GaussianMixture._parameter_constraints[name]
             for name in (
                 "n_components", "covariance_type", "tol", "reg_covar", "max_iter", "n_init",
-                "init_params", "random_state", "fitter",
+                "init_params", "random_state", "fitter", "allow_nan",
             )
         },
         "priors": ["array-like", None],
@@ -76,6 +79,7 @@ class GaussianMixtureClassifier(ClassifierMixin, BaseEstimator):
         init_params: Any = "kmeans",
         random_state: Any = None,
         fitter: Any = None,
+        allow_nan: Any = False,
     ):
         # Stored unchanged, as scikit-learn requires; `fit` checks them.
         self.n_components = n_components
@@ -88,6 +92,12 @@ class GaussianMixtureClassifier(ClassifierMixin, BaseEstimator):
         self.init_params = init_params
         self.random_state = random_state
         self.fitter = fitter
+        self.allow_nan = allow_nan
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = self.allow_nan
+        return tags
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Fit a mixture to the samples of each class.
@@ -98,10 +108,11 @@ class GaussianMixtureClassifier(ClassifierMixin, BaseEstimator):
         - `y`: the class of each sample, `(n_samples,)`.
         - `sample_weight`: how often each sample counts, `(n_samples,)`.
 
-        **Raises:** `ValueError` where a class has fewer samples than components.
+        **Raises:** `ValueError` where a class has fewer samples than components, or a feature
+        that none of its samples holds.
         """
         self._validate_params()
-        x, y = cast(Any, validate_data)(self, X, y, dtype=_FLOATS)
+        x, y = checked(self, X, y)
         check_classification_targets(y)
         with double_precision():
             weights = _checks.check_weights(sample_weight, len(x), x.dtype, name="sample_weight")
@@ -111,10 +122,16 @@ class GaussianMixtureClassifier(ClassifierMixin, BaseEstimator):
         kept = np.isin(y, self.classes_)
         x, counts = x[kept], counts[kept]
         labels = np.searchsorted(self.classes_, np.asarray(y)[kept])
+        for number, name in enumerate(self.classes_):
+            if np.isnan(x[labels == number]).all(axis=0).any():
+                raise ValueError(
+                    f"class {name} has a feature that none of its samples holds. Leave out the "
+                    "feature or the class."
+                )
         totals = np.bincount(labels, weights=counts)
         self.class_prior_ = self._priors(totals)
         if self.n_components == 1:
-            self.mixtures_, self.n_iter_ = self._together(x, labels, counts), 1
+            self.mixtures_, self.n_iter_ = self._together(x, labels, counts)
         else:
             fitted = self._apart(x, labels, counts)
             self.mixtures_ = [estimator._mixture(x.dtype) for estimator in fitted]
@@ -132,24 +149,39 @@ class GaussianMixtureClassifier(ClassifierMixin, BaseEstimator):
             )
         return priors
 
-    def _together(self, x: Any, labels: Any, counts: Any) -> list[Mixture]:
-        """One component a class, by one M-step: a structure may share among the classes."""
+    def _together(self, x: Any, labels: Any, counts: Any) -> tuple[list[Mixture], int]:
+        """One component a class, which a structure may share: by one M-step, or EM over gaps.
+
+        **Returns:** the mixtures, and the number of steps.
+        """
+        floor, n_iter = np.full(x.shape[1], self.reg_covar), 1
         with double_precision():
+            rows = Data(x, labels=labels, missing=True) if np.isnan(x).any() else x
             gmm = Mixture.from_responsibilities(
-                x, np.eye(len(self.classes_), dtype=x.dtype)[labels], self.covariance_type,
-                weights=counts, reg_covar=np.full(x.shape[1], self.reg_covar),
+                rough(rows, counts), np.eye(len(self.classes_), dtype=x.dtype)[labels],
+                self.covariance_type, weights=counts, reg_covar=floor,
             )  # fmt: skip
-            parts = fitted_parameters(gmm)
-            means, covariances = parts["means_"], parts["covariances_"]
-            if self.covariance_type == "tied":
-                each = [covariances] * len(means)
-            else:
-                each = covariances[:, None]
-            one = np.ones(1, x.dtype)
-            return [
-                Mixture.from_parameters(one, mean[None], covariance, self.covariance_type)
-                for mean, covariance in zip(means, each, strict=True)
-            ]
+            if isinstance(rows, Data):
+                fitter = self.fitter or EMFitter(self.tol, self.max_iter, floor)
+                report = Report(0, 1)
+                report.begin(0)
+                outcome = run(fitter, gmm, rows, counts, None, report, lambda state: False)
+                gmm, n_iter = outcome.gmm, len(outcome.lower_bounds)
+                warn(outcome)
+            return self._of_each(gmm), n_iter
+
+    def _of_each(self, gmm: Mixture) -> list[Mixture]:
+        """The mixture of each class, from one with a component for each."""
+        parts = fitted_parameters(gmm)
+        means, covariances = parts["means_"], parts["covariances_"]
+        each = (
+            [covariances] * len(means) if self.covariance_type == "tied" else covariances[:, None]
+        )
+        one = np.ones(1, means.dtype)
+        return [
+            Mixture.from_parameters(one, mean[None], covariance, self.covariance_type)
+            for mean, covariance in zip(means, each, strict=True)
+        ]
 
     def _apart(self, x: Any, labels: Any, counts: Any) -> list[GaussianMixture]:
         """A fit for each class."""
@@ -157,7 +189,7 @@ class GaussianMixtureClassifier(ClassifierMixin, BaseEstimator):
         settings = {
             name: getattr(self, name)
             for name in ("n_components", "covariance_type", "tol", "reg_covar", "max_iter",
-                         "n_init", "init_params", "fitter")
+                         "n_init", "init_params", "fitter", "allow_nan")
         }  # fmt: skip
         found = []
         for number, name in enumerate(self.classes_):
@@ -174,9 +206,10 @@ class GaussianMixtureClassifier(ClassifierMixin, BaseEstimator):
     def _joint(self, X: Any) -> Float[np.ndarray, "n c"]:
         """log π_c p_c(x)"""
         check_is_fitted(self)
-        x = cast(np.ndarray, validate_data(self, X, dtype=_FLOATS, reset=False))
+        x = checked(self, X, reset=False)
         with double_precision(), np.errstate(divide="ignore"):
-            each = [np.asarray(gmm.log_prob(x), np.float64) for gmm in self.mixtures_]
+            rows = measured(x)
+            each = [np.asarray(gmm.log_prob(rows), np.float64) for gmm in self.mixtures_]
             return np.stack(each, axis=1) + np.log(self.class_prior_)
 
     def predict(self, X: Any) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Self
 
 import jax
 import numpy as np
@@ -11,10 +11,11 @@ from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture as SklearnMixture
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from .. import _checks
 from .._covariance import structure_named
+from .._data import Data, check_rows
 from .._fit.base import AbstractFitter
 from .._fit.em import EMFitter
 from .._fit.state import FitState
@@ -23,9 +24,9 @@ from .._mixture import GaussianMixture as Mixture
 from ._convert import assemble, fitted_parameters
 from ._fit import Outcome, double_precision, run
 from ._report import Report
-from ._start import Given, start
+from ._rows import Rows, checked, measured, rough
+from ._start import Given, check_defined, start
 
-_FLOATS = (np.float64, np.float32)
 _MAX_SEED = 2**31 - 1
 NOT_CONVERGED = (
     "Best performing initialization did not converge. Try different init parameters, or increase "
@@ -40,7 +41,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
 
     It has the parameters, fitted attributes and methods of `sklearn.mixture.GaussianMixture`, and
     gives the same results: it draws starts as scikit-learn does, and EM takes the same steps. In
-    addition, `fit` takes sample weights, and the trainer can be chosen.
+    addition, `fit` takes sample weights, samples may have gaps and noise, and the trainer can be
+    chosen.
 
     It takes and returns NumPy arrays. Data in float64 are fitted in float64 whatever JAX is set
     to, and data in float32 in float32.
@@ -50,6 +52,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     - `fitter`: how to fit, for instance `gmmx.GradientFitter()`. It uses its own settings in
         place of `tol`, `max_iter` and `reg_covar`; only the start still uses `reg_covar`. None is
         EM with these three.
+    - `allow_nan`: True takes NaN in X as values that were not measured, wherever X is given, and
+        uses the samples for what they do hold; False refuses it, as scikit-learn does. Values
+        have to be missing at random.
     - `verbose`: 1 prints the starts and, at the earliest, every `verbose_interval`-th step; 2 also
         prints times and changes of the likelihood.
 
@@ -68,6 +73,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     _parameter_constraints: ClassVar[dict] = {
         **SklearnMixture._parameter_constraints,
         "fitter": [AbstractFitter, None],
+        "allow_nan": ["boolean"],
     }
 
     weights_: np.ndarray
@@ -99,6 +105,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         verbose: Any = 0,
         verbose_interval: Any = 10,
         fitter: Any = None,
+        allow_nan: Any = False,
     ):
         # Stored unchanged, as scikit-learn requires; `fit` checks them.
         self.n_components = n_components
@@ -116,10 +123,16 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         self.verbose = verbose
         self.verbose_interval = verbose_interval
         self.fitter = fitter
+        self.allow_nan = allow_nan
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = self.allow_nan
+        return tags
 
     # Fitting
 
-    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None, noise: Any = None) -> Self:
         """Fit the mixture: the best of `n_init` starts.
 
         **Arguments:**
@@ -127,23 +140,27 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         - `X`: the data, `(n_samples, n_features)`.
         - `y`: not used.
         - `sample_weight`: how often each sample counts, `(n_samples,)`; only ratios matter.
+        - `noise`: of the samples, in the squared units of X: variances, `()`, `(n_features,)` or
+            `(n_samples, n_features)`, or covariances, `(n_features, n_features)` or one for each
+            sample. The mixture is then that of the samples without noise, see `gmmx.Data`. An
+            infinite variance says that the value was not measured.
 
         **Raises:** `ValueError` for data or parameters that cannot be fitted, and if every start
         failed. Warns (`ConvergenceWarning`) if the best one has not converged.
         """
-        self._fit(X, sample_weight)
+        self._fit(X, sample_weight, noise)
         return self
 
     def fit_predict(
-        self, X: Any, y: Any = None, sample_weight: Any = None
+        self, X: Any, y: Any = None, sample_weight: Any = None, noise: Any = None
     ) -> Int[np.ndarray, " n"]:
         """Fit the mixture, and return the most probable component of each sample."""
-        return self._labels(self._fit(X, sample_weight))
+        return self._labels(self._fit(X, sample_weight, noise))
 
-    def _fit(self, X: Any, sample_weight: Any) -> Float[np.ndarray, "n d"]:
-        """Fit, set the attributes, and return the data as an array."""
+    def _fit(self, X: Any, sample_weight: Any, noise: Any) -> Rows:
+        """Fit, set the attributes, and return the samples as they were fitted."""
         self._validate_params()
-        x = self._array(X, ensure_min_samples=2)
+        x = checked(self, X, ensure_min_samples=2)
         if x.shape[0] < self.n_components:
             raise ValueError(
                 "Expected n_samples >= n_components but got "
@@ -153,8 +170,13 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             weights = _checks.check_weights(
                 sample_weight, x.shape[0], x.dtype, name="sample_weight"
             )
+            weights = None if weights is None else np.asarray(weights)
+            rows = measured(x, noise)
+            if isinstance(rows, Data):
+                check_rows(rows, self.n_components)
+            x = rough(rows, weights)
             _warn_of_floor(self.reg_covar, x)
-            best = self._best(x, None if weights is None else np.asarray(weights))
+            best = self._best(rows, x, weights)
             parameters = fitted_parameters(best.gmm)
         for name, value in parameters.items():
             setattr(self, name, value)
@@ -162,13 +184,21 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         self.n_iter_ = len(best.lower_bounds)
         self.lower_bound_ = best.lower_bound
         self.lower_bounds_ = best.lower_bounds
-        _warn(best)
-        return x
+        warn(best)
+        return rows
 
     def _best(
-        self, x: Float[np.ndarray, "n d"], weights: Float[np.ndarray, " n"] | None
+        self,
+        rows: Rows,
+        x: Float[np.ndarray, "n d"],
+        weights: Float[np.ndarray, " n"] | None,
     ) -> Outcome:
-        """The best of the starts. One that fails is skipped, unless all of them fail."""
+        """The best of the starts. One that fails is skipped, unless all of them fail.
+
+        **Arguments:**
+
+        - `x`: the rows, or rough complete ones to start from.
+        """
         random = check_random_state(self.random_state)
         structure = structure_named(self.covariance_type)
         given = Given.checked(
@@ -188,7 +218,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
                         x, weights, structure, self.n_components, self.init_params, random,
                         self.reg_covar, given,
                     )  # fmt: skip
-                outcome = self._run(gmm, x, weights, random, resumed, report)
+                outcome = self._run(gmm, rows, weights, random, resumed, report)
+                check_defined(outcome.gmm, x)
             except ValueError as error:
                 failures.append(error)
                 continue
@@ -206,7 +237,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     def _run(
         self,
         gmm: Mixture,
-        x: Float[np.ndarray, "n d"],
+        rows: Rows,
         weights: Float[np.ndarray, " n"] | None,
         random: np.random.RandomState,
         resumed: bool,
@@ -216,7 +247,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             return Outcome(gmm, [], False, None)
         fitter, key = self.fitter, None
         if fitter is None:
-            fitter = EMFitter(self.tol, self.max_iter, np.full(x.shape[1], self.reg_covar))
+            fitter = EMFitter(self.tol, self.max_iter, np.full(rows.shape[1], self.reg_covar))
         else:
             # Not for EM, which draws nothing: scikit-learn's sequence of draws stays the same.
             key = jax.random.key(random.randint(_MAX_SEED))
@@ -229,7 +260,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             start = float(state.log_likelihood) - float(state.log_likelihood_diff)
             return abs(start - self.lower_bound_) < self.tol
 
-        outcome = run(fitter, gmm, x, weights, key, report, rests)
+        outcome = run(fitter, gmm, rows, weights, key, report, rests)
         report.end(outcome.converged, outcome.lower_bound)
         return outcome
 
@@ -252,49 +283,48 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         structure = structure_named(self.covariance_type)
         return assemble(structure, *(np.asarray(part, dtype) for part in parts))
 
-    def _evaluate(self, method: str, x: Float[np.ndarray, "n d"]) -> np.ndarray:
-        """A method of the mixture at rows that were checked, as an array that can be written to."""
-        dtype = np.result_type(x, self.means_)
-        with double_precision():
-            return np.array(getattr(self._mixture(dtype), method)(x.astype(dtype)))
-
-    def _labels(self, x: Float[np.ndarray, "n d"]) -> Int[np.ndarray, " n"]:
-        # NumPy's type of indices, as in scikit-learn.
-        return self._evaluate("predict", x).astype(np.intp)
-
-    def _array(self, X: Any, **options: Any) -> Float[np.ndarray, "n d"]:
-        return cast(np.ndarray, validate_data(self, X, dtype=_FLOATS, **options))
-
-    def _validated(self, X: Any) -> Float[np.ndarray, "n d"]:
+    def _rows(self, X: Any, noise: Any) -> Rows:
+        """The samples, checked, in the dtype that they are evaluated in."""
         check_is_fitted(self)
-        return self._array(X, reset=False)
+        x = checked(self, X, reset=False)
+        with double_precision():
+            return measured(x.astype(np.result_type(x, self.means_)), noise)
 
-    def predict(self, X: Any) -> Int[np.ndarray, " n"]:
-        """The most probable component of each sample."""
-        return self._labels(self._validated(X))
+    def _evaluate(self, method: str, rows: Rows) -> np.ndarray:
+        """A method of the mixture at the rows, as an array that can be written to."""
+        with double_precision():
+            return np.array(getattr(self._mixture(rows.dtype), method)(rows))
 
-    def predict_proba(self, X: Any) -> Float[np.ndarray, "n k"]:
-        """The probability of each component, given the sample."""
-        return self._evaluate("predict_proba", self._validated(X))
+    def _labels(self, rows: Rows) -> Int[np.ndarray, " n"]:
+        # NumPy's type of indices, as in scikit-learn.
+        return self._evaluate("predict", rows).astype(np.intp)
 
-    def score_samples(self, X: Any) -> Float[np.ndarray, " n"]:
-        """The log-density at each sample."""
-        return self._evaluate("log_prob", self._validated(X))
+    def predict(self, X: Any, noise: Any = None) -> Int[np.ndarray, " n"]:
+        """The most probable component of each sample, measured with this noise, see `fit`."""
+        return self._labels(self._rows(X, noise))
+
+    def predict_proba(self, X: Any, noise: Any = None) -> Float[np.ndarray, "n k"]:
+        """The probability of each component, given the sample, measured with this noise."""
+        return self._evaluate("predict_proba", self._rows(X, noise))
+
+    def score_samples(self, X: Any, noise: Any = None) -> Float[np.ndarray, " n"]:
+        """The log-density of each sample, as it was measured: in part, or with this noise."""
+        return self._evaluate("log_prob", self._rows(X, noise))
 
     def score(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, X: Any, y: Any = None
+        self, X: Any, y: Any = None, noise: Any = None
     ) -> float:
         """The mean log-density of the samples; `y` is not used."""
-        return float(np.mean(self.score_samples(X)))
+        return float(np.mean(self.score_samples(X, noise)))
 
-    def aic(self, X: Any) -> float:
+    def aic(self, X: Any, noise: Any = None) -> float:
         """Akaike's criterion: smaller is better."""
-        log_prob = self.score_samples(X)
+        log_prob = self.score_samples(X, noise)
         return 2 * self._n_parameters() - 2 * float(np.sum(log_prob))
 
-    def bic(self, X: Any) -> float:
+    def bic(self, X: Any, noise: Any = None) -> float:
         """The Bayesian criterion: smaller is better."""
-        log_prob = self.score_samples(X)
+        log_prob = self.score_samples(X, noise)
         return math.log(len(log_prob)) * self._n_parameters() - 2 * float(np.sum(log_prob))
 
     def _n_parameters(self) -> int:
@@ -345,7 +375,7 @@ def _warn_of_floor(reg_covar: float, x: Float[np.ndarray, "n d"]) -> None:
         )
 
 
-def _warn(outcome: Outcome) -> None:
+def warn(outcome: Outcome) -> None:
     """Warn of a bad status, at the line that called `fit`."""
     if outcome.status is None:
         return

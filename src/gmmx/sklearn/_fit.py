@@ -16,7 +16,8 @@ from .._fit.state import FitState
 from .._fit.status import Status
 from .._mixture import GaussianMixture
 from ._report import Report
-from ._start import ILL_DEFINED, check_defined
+from ._rows import Rows
+from ._start import ILL_DEFINED
 
 
 def double_precision() -> Any:
@@ -44,7 +45,7 @@ class Outcome:
 def run(
     fitter: AbstractFitter,
     gmm: GaussianMixture,
-    x: Float[np.ndarray, "n d"],
+    rows: Rows,
     weights: Float[np.ndarray, " n"] | None,
     key: PRNGKeyArray | None,
     report: Report,
@@ -70,14 +71,13 @@ def run(
         with warnings.catch_warnings():
             # The estimator warns itself, once and only of the best start.
             warnings.simplefilter("ignore", FitWarning)
-            result = fitter.fit(x, gmm, weights=weights, key=key, callback=look)
+            result = fitter.fit(rows, gmm, weights=weights, key=key, callback=look)
     except FitError as error:
         # By their messages, since comparing two statuses is a program of its own.
         reason = Status[error.result.status]
         if reason == Status[Status.singular_covariance]:
             raise ValueError(ILL_DEFINED) from error
         raise ValueError(f"Fitting the mixture model failed: {reason}") from error
-    check_defined(result.gmm, x)
     status = result.status
     if Status[status] == Status[Status.interrupted]:
         if not rested:
