@@ -10,6 +10,7 @@ from ._algebra.product import product as product
 from ._anomaly import log_prob_threshold as log_prob_threshold
 from ._batch import MixtureBatch as MixtureBatch
 from ._cache import enable_compilation_cache as enable_compilation_cache
+from ._covariance import FAMILIES as FAMILIES
 from ._covariance import AbstractCovariance as AbstractCovariance
 from ._data import Data as Data
 from ._divergences.entropy import EntropyBounds as EntropyBounds

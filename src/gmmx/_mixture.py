@@ -205,7 +205,7 @@ class GaussianMixture(AbstractComponents):
 
     @property
     def covariance_type(self) -> str:
-        """The name of the structure: `"full"`, `"tied"`, `"diag"`, `"spherical"`."""
+        """The name of the structure: `"full"`, `"tied"`, `"diag"`, `"spherical"`, `"VEV"`, …"""
         return self.structure.covariance_type
 
     @property
@@ -353,7 +353,9 @@ class GaussianMixture(AbstractComponents):
     # Algebra
 
     def marginal(self, indices: Any) -> "GaussianMixture":
-        """The mixture of some of the features. Every structure is preserved.
+        """The mixture of some of the features.
+
+        full, tied, diag, spherical and EII are preserved; the rest becomes full or diag.
 
         **Arguments:**
 
@@ -380,8 +382,8 @@ class GaussianMixture(AbstractComponents):
     def convolve(self, noise_covariance: Any) -> "GaussianMixture":
         """The mixture of x + ε, ε ~ N(0, C): its covariances are Σ_k + C.
 
-        σ² preserves every structure, variances full, tied and diag, a matrix full and tied; the
-        rest becomes full.
+        σ² preserves full, tied, diag, spherical and EII, variances full, tied and diag, a matrix
+        full and tied; the rest becomes full, or diag where it can.
 
         **Arguments:**
 
@@ -395,7 +397,7 @@ class GaussianMixture(AbstractComponents):
         $$p(x_u | x_o) = \sum_k p(k | x_o)\,
         \mathcal{N}(x_u; \mu_{u,k} + G_k(x_o - \mu_{o,k}), (\Lambda_{uu,k})^{-1})$$
 
-        Every structure is preserved.
+        Structures become what they become in `marginal`.
 
         **Arguments:**
 

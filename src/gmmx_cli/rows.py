@@ -89,13 +89,13 @@ class Rows:
 
 
 def _in_units(gmmx: Any, gmm: Any, units: Any) -> "gmmx.GaussianMixture":
-    """The mixture of x·units, exactly: a spherical one becomes diagonal."""
-    structure, factors = type(gmm.structure), gmm.factors() / units
-    if not structure.closed_under_scaling:
-        from gmmx._covariance import structure_named
+    """The mixture of x·units, exactly: a structure that units do not keep becomes diag or full."""
+    from gmmx._covariance.base import exact
 
-        structure = structure_named("diag")
-    return gmmx.GaussianMixture(gmm.logits, gmm.means * units, structure.from_factors(factors))
+    structure, factors = type(gmm.structure), gmm.factors() / units
+    closed = structure.closed_under_scaling
+    scaled = structure.from_factors(factors) if closed else exact(factors, gmm.n_components)
+    return gmmx.GaussianMixture(gmm.logits, gmm.means * units, scaled)
 
 
 def read_rows(source: str, how: tables.Format, asked: Asked) -> Rows:

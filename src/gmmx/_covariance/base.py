@@ -1,6 +1,7 @@
 """What a covariance structure is: three methods, and what follows from them."""
 
 import abc
+import difflib
 from typing import ClassVar, Self
 
 import equinox as eqx
@@ -32,6 +33,8 @@ class AbstractCovariance(eqx.Module):
     """
 
     covariance_type: ClassVar[str]
+    aliases: ClassVar[tuple[str, ...]] = ()
+    """Other names of the structure; files and reports have `covariance_type`"""
     axis_aligned: ClassVar[bool] = False
     """Whether the factors are diagonal; they are then held as vectors"""
     isotropic: ClassVar[bool] = False
@@ -45,7 +48,7 @@ class AbstractCovariance(eqx.Module):
         super().__init_subclass__(**kwargs)
         name = cls.__dict__.get("covariance_type")
         if name is not None:
-            _registry[name] = cls
+            _registry.update(dict.fromkeys((name, *cls.aliases), cls))
 
     @abc.abstractmethod
     def factors(self, n_components: int, n_features: int) -> Factors:
@@ -245,8 +248,11 @@ def exact(factors: Factors, n_components: int) -> AbstractCovariance:
 def structure_named(covariance_type: str) -> type[AbstractCovariance]:
     """The structure class of this name."""
     if not isinstance(covariance_type, str) or covariance_type not in _registry:
+        folded = {name.lower(): name for name in _registry}
+        close = difflib.get_close_matches(str(covariance_type).lower(), folded, n=1)
+        meant = f" Did you mean {folded[close[0]]!r}?" if close else ""
         known = ", ".join(repr(name) for name in _registry)
         raise ValueError(
-            f"covariance_type={covariance_type!r} is unknown; expected one of {known}."
+            f"covariance_type={covariance_type!r} is unknown.{meant} Expected one of {known}."
         )
     return _registry[covariance_type]

@@ -141,10 +141,8 @@ class GaussianMixtureClassifier(ClassifierMixin, BaseEstimator):
             )  # fmt: skip
             parts = fitted_parameters(gmm)
             means, covariances = parts["means_"], parts["covariances_"]
-            if self.covariance_type == "tied":
-                each = [covariances] * len(means)
-            else:
-                each = covariances[:, None]
+            shared = gmm.structure.shared
+            each = [covariances] * len(means) if shared else covariances[:, None]
             one = np.ones(1, x.dtype)
             return [
                 Mixture.from_parameters(one, mean[None], covariance, self.covariance_type)
