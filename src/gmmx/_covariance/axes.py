@@ -10,10 +10,10 @@ from jaxtyping import Array, Float
 from .._linalg import inverse_lower, product
 from .._orthogonal import lower_factor
 
-# A sweep turns each pair of axes once. The first number finds the axes of covariances that have
-# common ones, to rounding; each of the others raises the likelihood.
-_SEARCH = 8
-_IMPROVE = 3
+# A sweep turns each pair of axes once. So many find those of the model in hand, to rounding, and so
+# many move on from there.
+_FIND = 8
+_MOVE = 4
 
 Cost = Callable[[Float[Array, "k d"]], Float[Array, ""]]
 """What is lost of the likelihood, of the log-variances of all components along the axes"""
@@ -31,79 +31,64 @@ def common_axes(
 ) -> tuple[Float[Array, "d d"], Float[Array, "k d"]]:
     """The axes of least cost, as rows, and the log-variances along them.
 
-    From the axes of the model in hand, or from those that a search finds, if they are better. So
-    the cost is at most that of the model in hand.
+    Sweeps over all pairs of axes find those of the model in hand, and go on from them with the best
+    covariances. A pair has in each component the variances v and w and the covariance c. With the
+    derivative s of the cost in log v, h = (v − w, 2c)/√(vw) and G = Σ_k s hhᵀ, the pair is turned
+    so that the principal eigenvector of G becomes (1, 0). Where the covariances have common axes
+    this converges quadratically (Cardoso & Souloumiac 1996), and it rests where the cost does: one
+    step of the power iteration for that eigenvector is the step of Flury & Gautschi (1986).
+
+    If the cost is higher in the end, the axes of the model in hand are returned.
 
     **Arguments:**
 
     - `before`: the factors W_k of the model in hand.
     - `factors`: those of the best covariances of no structure.
     """
-    d = factors.shape[-1]
+    schedule = _schedule(factors.shape[-1])
+    known = _FIND * len(schedule)
     roots = inverse_lower(jnp.stack([before, factors]))
-    identity = jnp.eye(d, dtype=factors.dtype)
-    found = jax.vmap(lambda roots: _turned(identity, roots, cost, _SEARCH, _principal))(roots)
-    costs = jnp.stack([cost(_log_variances(axes, roots[1])) for axes in found])
-    axes = _turned(jnp.where(costs[1] < costs[0], found[1], found[0]), roots[1], cost, _IMPROVE)
-    return axes, _log_variances(axes, roots[1])
+
+    def turn(i: int | Array, both: tuple[Array, Array]) -> tuple[Array, Array]:
+        axes, start = both
+        seen = roots[jnp.asarray(i >= known, jnp.int32)]
+        axes = _turned(axes, jnp.asarray(schedule)[i % len(schedule)], seen, cost)
+        return axes, jnp.where(i < known, axes, start)
+
+    identity = jnp.eye(factors.shape[-1], dtype=factors.dtype)
+    turns = known + _MOVE * len(schedule)
+    axes, start = jax.lax.fori_loop(0, turns, turn, (identity, identity))
+    log_variances, at_start = (_log_variances(v, roots[1]) for v in (axes, start))
+    better = cost(log_variances) < cost(at_start)
+    return jnp.where(better, axes, start), jnp.where(better, log_variances, at_start)
 
 
-def _log_variances(axes: Float[Array, "d d"], roots: Float[Array, "k d d"]) -> Array:
+def _log_variances(axes: Float[Array, "d d"], roots: Float[Array, "k d d"]) -> Float[Array, "k d"]:
     return jnp.log(jnp.sum(product(axes, roots) ** 2, axis=-1))
 
 
-def _first(a: Array, b: Array, c: Array) -> tuple[Array, Array]:
-    """G(1, 0) of the symmetric G = [[a, b], [b, c]]."""
-    return a, b
-
-
-def _principal(a: Array, b: Array, c: Array) -> tuple[Array, Array]:
-    """An eigenvector of the larger eigenvalue of G, of first entry ≥ 0."""
-    wide = a >= c
-    long = jnp.abs(a - c) + jnp.hypot(a - c, 2 * b)
-    return jnp.where(wide, long, 2 * jnp.abs(b)), jnp.where(
-        wide, 2 * b, jnp.where(b < 0, -long, long)
-    )
-
-
 def _turned(
-    axes: Float[Array, "d d"],
-    roots: Float[Array, "k d d"],
-    cost: Cost,
-    n_sweeps: int,
-    direction: Callable[[Array, Array, Array], tuple[Array, Array]] = _first,
+    axes: Float[Array, "d d"], pairs: Array, roots: Float[Array, "k d d"], cost: Cost
 ) -> Float[Array, "d d"]:
-    """The axes after sweeps over all pairs of them, disjoint pairs at once.
-
-    A pair of axes has in each component the variances v and w and the covariance c. With the
-    derivative s of the cost in log v, and h = (v − w, 2c)/√(vw), G = Σ_k s hhᵀ. The pair is turned
-    by half the angle of `direction`, of G, to the first unit vector. For G(1, 0) this minimises
-    the tangent of the cost, which lies above it where it is concave in the variances (Flury &
-    Gautschi 1986): no cost rises. The principal eigenvector is also right where variances are
-    equal, and where covariances have common axes the sweeps converge quadratically (Cardoso &
-    Souloumiac 1996).
-    """
-    schedule = _schedule(len(axes))
-
-    def turn(i: int | Array, axes: Array) -> Array:
-        first, second = jnp.asarray(schedule)[i % len(schedule)]
-        rows = product(axes, roots)
-        square = jnp.sum(rows**2, axis=-1)
-        share = jax.grad(cost)(jnp.log(square))[:, :1]
-        v, w = square[:, first], square[:, second]
-        cross = jnp.sum(rows[:, first] * rows[:, second], axis=-1)
-        unit = jnp.sqrt(v) * jnp.sqrt(w)
-        h, g = (v - w) / unit, 2 * cross / unit
-        x, y = direction(*(jnp.sum(share * term, axis=0) for term in (h * h, h * g, g * g)))
-        length = jnp.hypot(x, y)
-        x = jnp.where(length > 0, x / jnp.where(length > 0, length, 1), 1)[:, None]
-        y = jnp.where(length > 0, y / jnp.where(length > 0, length, 1), 0)[:, None]
-        cosine = jnp.sqrt((1 + x) / 2)
-        sine = y / (2 * cosine)
-        a, b = axes[first], axes[second]
-        return axes.at[first].set(cosine * a + sine * b).at[second].set(cosine * b - sine * a)
-
-    return jax.lax.fori_loop(0, n_sweeps * len(schedule), turn, axes)
+    """The axes after a turn of each of these pairs, which are disjoint."""
+    first, second = pairs
+    rows = product(axes, roots)
+    square = jnp.sum(rows**2, axis=-1)
+    share = jax.grad(cost)(jnp.log(square))[:, :1]
+    unit = jnp.sqrt(square[:, first]) * jnp.sqrt(square[:, second])
+    apart = (square[:, first] - square[:, second]) / unit
+    cross = 2 * jnp.sum(rows[:, first] * rows[:, second], axis=-1) / unit
+    diagonal, off = (jnp.sum(share * v, axis=0) for v in (apart**2 - cross**2, apart * cross))
+    # The eigenvector (x, y) of G, x ≥ 0, by the formula in which nothing cancels.
+    length = jnp.abs(diagonal) + jnp.hypot(diagonal, 2 * off)
+    x = jnp.where(diagonal >= 0, length, 2 * jnp.abs(off))
+    y = jnp.where(diagonal >= 0, 2 * off, jnp.where(off < 0, -length, length))
+    x = jnp.where(length > 0, x, 1)
+    # It is at twice the angle of the turn.
+    cosine = jnp.sqrt((1 + x / jnp.hypot(x, y)) / 2)[:, None]
+    sine = (y / jnp.hypot(x, y))[:, None] / (2 * cosine)
+    a, b = axes[first], axes[second]
+    return axes.at[first].set(cosine * a + sine * b).at[second].set(cosine * b - sine * a)
 
 
 def _schedule(d: int) -> np.ndarray:

@@ -63,11 +63,9 @@ def equal_shape(
     """
     d, share = log_variances.shape[1], (weight / jnp.sum(weight))[:, None]
 
-    def shape_of(log_volume: Array) -> Array:
-        return mean_off(jax.nn.logsumexp(log_variances - log_volume[:, None], axis=0, b=share))
+    def turn(_: int | Array, both: tuple[Array, Array]) -> tuple[Array, Array]:
+        relative = log_variances - both[0][:, None]
+        log_shape = mean_off(jax.nn.logsumexp(relative, axis=0, b=share))
+        return jax.nn.logsumexp(log_variances - log_shape, axis=1) - math.log(d), log_shape
 
-    def turn(_: int | Array, log_volume: Array) -> Array:
-        return jax.nn.logsumexp(log_variances - shape_of(log_volume), axis=1) - math.log(d)
-
-    log_volume = jax.lax.fori_loop(0, TURNS, turn, log_volume)
-    return log_volume, shape_of(log_volume)
+    return jax.lax.fori_loop(0, TURNS, turn, (log_volume, jnp.zeros_like(log_variances[0])))

@@ -6,10 +6,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._linalg import exp_diagonal, inverse_lower, inverse_root, log_diagonal, product
-from .._orthogonal import lower_root
+from .._linalg import (
+    einsum,
+    exp_diagonal,
+    inverse_lower,
+    inverse_root,
+    log_diagonal,
+    log_positive,
+    product,
+)
 from .base import AbstractCovariance
-from .decomposition import TURNS, best_factors, unit_volume
+from .decomposition import TURNS, unit_volume
 
 
 class VEECovariance(AbstractCovariance):
@@ -35,26 +42,21 @@ class VEECovariance(AbstractCovariance):
         scatter: Float[Array, "k d d"],
     ) -> Self:
         # C ∝ Σ n_kΣ_k/λ_k and λ_k = tr(Σ_kC⁻¹)/d by turns, where Σ_k is the best covariance of no
-        # structure, and all are seen in the frame of Σ n_kΣ_k/n.
+        # structure; in the frame of the first factor, and in units of the volumes in hand.
         d, share = factors.shape[-1], weight / jnp.sum(weight)
-        roots = inverse_lower(best_factors(weight, factors, scatter))
-        weighted = jnp.sqrt(share)[:, None, None] * roots
-        frame = inverse_lower(lower_root(jnp.concatenate(list(weighted), axis=1)))
-        frame_volume, frame = unit_volume(frame)
-        roots = product(frame, roots) * jnp.exp(-frame_volume / 2)
-        covariances = product(roots, roots.mT)
+        log_volume, unit = unit_volume(factors)
+        seen = product(unit[0], inverse_lower(unit))
+        covariances = product(product(seen, scatter / weight[:, None, None]), seen.mT)
 
-        def unit_factor(log_volume: Array) -> Array:
-            scaled = share * jnp.exp(jnp.min(log_volume) - log_volume)
-            return unit_volume(inverse_root(jnp.tensordot(scaled, covariances, 1)))[1]
+        def turn(_: int | Array, both: tuple[Array, Array]) -> tuple[Array, Array]:
+            pooled = einsum("k,kij->ij", share * jnp.exp(-both[0]), covariances)
+            _, factor = unit_volume(inverse_root(pooled))
+            traces = jnp.sum(covariances * product(factor.mT, factor), axis=(1, 2))
+            return log_positive(traces / d), factor
 
-        def turn(_: int | Array, log_volume: Array) -> Array:
-            seen = product(unit_factor(log_volume), roots)
-            return jnp.log(jnp.sum(seen**2, axis=(1, 2)) / d)
-
-        log_volume = jax.lax.fori_loop(0, TURNS, turn, unit_volume(factors)[0] - frame_volume)
-        unit = product(unit_factor(log_volume), frame)
-        return cls(log_volume + frame_volume, log_diagonal(unit))
+        start = jnp.zeros_like(log_volume), unit[0]
+        change, factor = jax.lax.fori_loop(0, TURNS, turn, start)
+        return cls(log_volume + change, log_diagonal(product(factor, unit[0])))
 
     @classmethod
     def n_parameters(cls, n_components: int, n_features: int) -> int:

@@ -29,8 +29,8 @@ class Form(eqx.Module):
     @classmethod
     def of(cls, gmm: AbstractComponents, frame: Frame) -> Self:
         """The mixture in a frame."""
-        factors = frame.factors(gmm.factors())
-        return cls(gmm.log_constant(), frame.apply(gmm.means), factors)
+        factors = gmm.factors()
+        return cls(gmm.log_constant(factors), frame.apply(gmm.means), frame.factors(factors))
 
     @property
     def axis_aligned(self) -> bool:
