@@ -2,9 +2,11 @@
 
 import abc
 import difflib
-from typing import ClassVar, Self
+from functools import partial
+from typing import ClassVar, Self, TypeVar
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -15,6 +17,8 @@ from .._noise import noisy_root
 from .._orthogonal import condition_factor, lower_factor
 
 _registry: "dict[str, type[AbstractCovariance]]" = {}
+
+_Structure = TypeVar("_Structure", bound="AbstractCovariance")
 
 Factors = Float[Array, "j d d"] | Float[Array, "j d"]
 """W, lower triangular, or its diagonal where it is one; j is K, or one if components share it"""
@@ -93,12 +97,7 @@ class AbstractCovariance(eqx.Module):
     @classmethod
     def from_factors(cls, factors: Factors) -> Self:
         """The structure of these factors, or the one that fits their covariances best."""
-        if cls.axis_aligned:
-            unit = jnp.ones_like(factors)
-        else:
-            identity = jnp.eye(factors.shape[-1], dtype=factors.dtype)
-            unit = jnp.broadcast_to(identity, factors.shape)
-        return cls.fitted(jnp.ones_like(factors, shape=factors.shape[:1]), factors, unit)
+        return _fit_identity(cls, factors)
 
     @classmethod
     def from_covariances(cls, covariances: Array) -> Self:
@@ -233,6 +232,18 @@ class AbstractCovariance(eqx.Module):
         ratio = factors[:, :, None] ** 2 * variance
         half_log_det = jnp.sum(jnp.log1p(ratio), axis=1) / 2
         return y / (1 + ratio), jnp.broadcast_to(half_log_det, (y.shape[0], ratio.shape[2]))
+
+
+# Compiled as one program, since mixtures of known parameters are built outside of any other.
+@partial(jax.jit, static_argnames="structure")
+def _fit_identity(structure: type[_Structure], factors: Factors) -> _Structure:
+    """The structure fitted to covariances that are the identity in the frame of these factors."""
+    if structure.axis_aligned:
+        unit = jnp.ones_like(factors)
+    else:
+        identity = jnp.eye(factors.shape[-1], dtype=factors.dtype)
+        unit = jnp.broadcast_to(identity, factors.shape)
+    return structure.fitted(jnp.ones_like(factors, shape=factors.shape[:1]), factors, unit)
 
 
 def exact(factors: Factors, n_components: int) -> AbstractCovariance:
