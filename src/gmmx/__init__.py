@@ -12,6 +12,7 @@ from ._background import BackgroundMixture as BackgroundMixture
 from ._background import UniformBackground as UniformBackground
 from ._batch import MixtureBatch as MixtureBatch
 from ._cache import enable_compilation_cache as enable_compilation_cache
+from ._covariance import FAMILIES as FAMILIES
 from ._covariance import AbstractCovariance as AbstractCovariance
 from ._data import Data as Data
 from ._divergences.entropy import EntropyBounds as EntropyBounds

@@ -22,7 +22,7 @@ class AbstractMixture(AbstractComponents):
 
     @property
     def covariance_type(self) -> str:
-        """The name of the structure: `"full"`, `"tied"`, `"diag"`, `"spherical"`."""
+        """The name of the structure: `"full"`, `"tied"`, `"diag"`, `"spherical"`, `"VEV"`, …"""
         return self.structure.covariance_type
 
     @property

@@ -119,13 +119,16 @@ class AbstractComponents(eqx.Module):
 
     def half_log_det(self) -> Float[Array, " k"]:
         """log|W_k| = ½ log|Λ_k|"""
-        factors = self.factors()
+        return self._half_log_det(self.factors())
+
+    def log_constant(self, factors: Factors) -> Float[Array, " k"]:
+        """log w_k + log|W_k| − d/2 log 2π, of the factors of this mixture."""
+        half_log_det = self._half_log_det(factors)
+        return self.log_weights + half_log_det - self.n_features * math.log(2 * math.pi) / 2
+
+    def _half_log_det(self, factors: Factors) -> Float[Array, " k"]:
         diagonal = jnp.diagonal(factors, axis1=1, axis2=2) if factors.ndim == 3 else factors
         return jnp.broadcast_to(jnp.sum(jnp.log(diagonal), axis=1), self.logits.shape)
-
-    def log_constant(self) -> Float[Array, " k"]:
-        """log w_k + log|W_k| − d/2 log 2π"""
-        return self.log_weights + self.half_log_det() - self.n_features * math.log(2 * math.pi) / 2
 
 
 Components = TypeVar("Components", bound=AbstractComponents)

@@ -256,7 +256,9 @@ class GaussianMixture(AbstractMixture):
     # Algebra
 
     def marginal(self, indices: Any) -> "GaussianMixture":
-        """The mixture of some of the features. Every structure is preserved.
+        """The mixture of some of the features.
+
+        full, tied, diag, spherical and EII are preserved; the rest becomes full or diag.
 
         **Arguments:**
 
@@ -283,8 +285,8 @@ class GaussianMixture(AbstractMixture):
     def convolve(self, noise_covariance: Any) -> "GaussianMixture":
         """The mixture of x + ε, ε ~ N(0, C): its covariances are Σ_k + C.
 
-        σ² preserves every structure, variances full, tied and diag, a matrix full and tied; the
-        rest becomes full.
+        σ² preserves full, tied, diag, spherical and EII, variances full, tied and diag, a matrix
+        full and tied; the rest becomes full, or diag where it can.
 
         **Arguments:**
 
@@ -298,7 +300,7 @@ class GaussianMixture(AbstractMixture):
         $$p(x_u | x_o) = \sum_k p(k | x_o)\,
         \mathcal{N}(x_u; \mu_{u,k} + G_k(x_o - \mu_{o,k}), (\Lambda_{uu,k})^{-1})$$
 
-        Every structure is preserved.
+        Structures become what they become in `marginal`.
 
         **Arguments:**
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ._linalg import inverse_lower, product
+from ._linalg import inverse_lower, orthogonalise_rows, product
 
 # Rows that are reflected one by one; their effect on the rows below is then one product.
 _PANEL = 32
@@ -105,3 +105,48 @@ def condition_factor(
     factor = lower_factor(rows)
     given, rest = factor[..., :n_given, :n_given], factor[..., n_given:, n_given:]
     return given, rest, -product(inverse_lower(rest), factor[..., n_given:, :n_given])
+
+
+def reflections(axes: Float[Array, "*k d d"]) -> Float[Array, "*k d d"]:
+    """Coordinates of an orthogonal matrix, to the signs of its rows: the strictly upper triangle.
+
+    The matrix is a product of Householder reflections, the i-th along (0, …, 0, 1, u_i,i+1, …).
+    Any numbers u are valid, each matrix has some of size at most one, and the map is smooth with
+    a smooth inverse.
+    """
+    _, vectors = _reflect(axes)
+    diagonal = jnp.diagonal(vectors, axis1=-2, axis2=-1)
+    return jnp.triu(vectors / diagonal[..., None], 1)
+
+
+def axes_of(reflections: Float[Array, "*k d d"]) -> Float[Array, "*k d d"]:
+    """The orthogonal matrix of these coordinates; only the strictly upper triangle is read."""
+    identity = jnp.eye(reflections.shape[-1], dtype=reflections.dtype)
+    vectors = jnp.triu(reflections, 1) + identity
+    vectors = vectors * jnp.sqrt(2 / jnp.sum(vectors**2, axis=-1, keepdims=True))
+    # As in `lower_root`.
+    mixing = inverse_lower(identity + jnp.tril(product(vectors, vectors.mT), -1))
+    return identity - product(product(vectors.mT, mixing), vectors)
+
+
+def principal_axes(
+    factors: Float[Array, "*k d d"],
+) -> tuple[Float[Array, "*k d d"], Float[Array, "*k d"]]:
+    """The principal axes of Σ = (MᵀM)⁻¹, as rows, and the log-variances along them, sorted.
+
+    First derivatives are exact. Axes of equal variance are not unique and are held constant.
+    """
+    scale = jax.lax.stop_gradient(jnp.max(jnp.abs(factors), axis=(-2, -1), keepdims=True))
+    rotation, rows = orthogonalise_rows(factors / scale)
+    order = jnp.argsort(jnp.sum(rows**2, axis=-1), axis=-1)[..., None]
+    rotation, rows = (jnp.take_along_axis(v, order, axis=-2) for v in (rotation, rows))
+    moving = product(rotation, factors / scale)
+    rows = rows + (moving - jax.lax.stop_gradient(moving))
+    # The rows are orthogonal; a small rotation, zero itself, keeps them so in derivatives.
+    gram = product(rows, rows.mT)
+    square = jnp.diagonal(gram, axis1=-2, axis2=-1)[..., None]
+    gap = jax.lax.stop_gradient(square - square.mT)
+    change = (gram - jax.lax.stop_gradient(gram)) / jnp.where(gap == 0, jnp.inf, gap)
+    rows = rows + product(change, rows)
+    square = jnp.sum(rows**2, axis=-1)
+    return rows / jnp.sqrt(square)[..., None], -jnp.log(square) - 2 * jnp.log(scale[..., 0])

@@ -66,7 +66,7 @@ def _noise_score(
 ) -> Float[Array, "n d"]:
     """The scores, a chunk of rows at a time: no n × K × d array is stored."""
     n, d = x.shape
-    constant = gmm.log_constant()
+    constant = gmm.log_constant(gmm.factors())
     # A negative σ that Python did not see becomes NaN, not its square.
     variance = jnp.where(sigma < 0, jnp.nan, sigma) ** 2
 

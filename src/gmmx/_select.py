@@ -69,7 +69,8 @@ def select(
 
     - `x`: the data, `(n, d)`; or `gmmx.Data`, without labels.
     - `n_components`: the numbers to try.
-    - `covariance_types`: the structures to try, by name.
+    - `covariance_types`: the structures to try, by name; `gmmx.FAMILIES` are the fourteen of
+        mclust.
     - `criterion`: `"bic"`, `"icl"`, `"aic"`, or `"held_out"`, the mean log-likelihood of each
         sample under a fit that has not seen it: larger is better.
     - `fitter`: any fitter of one start; `EMFitter()` by default.
@@ -146,11 +147,11 @@ def _check_sizes(n_components: int | Iterable[int]) -> list[int]:
 
 
 def _check_structures(names: str | Iterable[str]) -> list[type[AbstractCovariance]]:
-    """The structures to try."""
+    """The structures to try, each once."""
     names = [names] if isinstance(names, str) else list(names)
     if not names:
         raise ValueError("covariance_types is empty: name at least one structure.")
-    return [structure_named(name) for name in names]
+    return list(dict.fromkeys(structure_named(name) for name in names))
 
 
 def _check_settings(fitter: AbstractFitter, criterion: str) -> None:

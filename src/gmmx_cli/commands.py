@@ -65,7 +65,8 @@ Background = Annotated[
 Scale = Annotated[
     bool,
     typer.Option("--scale", help="Fit with each feature scaled to unit variance. The model is in "
-                 "the units of the data; spherical becomes diag."),
+                 "the units of the data; spherical and EII become diag; EVE, VVE, EEV and VEV "
+                 "become full."),
 ]  # fmt: skip
 Separator = Annotated[
     str | None,
@@ -163,7 +164,12 @@ def fit(
     data: Data,
     components: Size,
     covariance: Annotated[
-        str, typer.Option(help="Covariance structure: full, tied, diag, spherical, …")
+        str,
+        typer.Option(
+            help="Covariance structure: full, tied, diag, spherical, tied_diag, or one of "
+            "mclust's fourteen: EII, VII, EEI, VEI, EVI, VVI, EEE, VEE, EVE, VVE, EEV, "
+            "VEV, EVV, VVV."
+        ),
     ] = "full",
     trainer: Trainer = "em",
     columns: Columns = None,
@@ -343,7 +349,7 @@ def select(
     data: Data,
     components: Sizes = "1-9",
     covariance: Annotated[
-        str, typer.Option(metavar="A,B,…", help="Covariance structures to try.")
+        str, typer.Option(metavar="A,B,…", help="Covariance structures to try, also mclust's.")
     ] = "full,tied,diag,spherical",
     criterion: Annotated[
         Literal["bic", "icl", "aic", "held_out"],

@@ -89,13 +89,13 @@ class Rows:
 
 
 def _in_units(gmmx: Any, gmm: Any, units: Any) -> Any:
-    """The mixture of x·units, exactly: a spherical one becomes diagonal."""
-    structure, factors = type(gmm.structure), gmm.factors() / units
-    if not structure.closed_under_scaling:
-        from gmmx._covariance import structure_named
+    """The mixture of x·units, exactly: a structure that units do not keep becomes diag or full."""
+    from gmmx._covariance.base import exact
 
-        structure = structure_named("diag")
-    changed = {"means": gmm.means * units, "structure": structure.from_factors(factors)}
+    structure, factors = type(gmm.structure), gmm.factors() / units
+    closed = structure.closed_under_scaling
+    scaled = structure.from_factors(factors) if closed else exact(factors, gmm.n_components)
+    changed = {"means": gmm.means * units, "structure": scaled}
     if gmm.n_labels > gmm.n_components:
         box = gmm.background
         changed["background"] = gmmx.UniformBackground(box.low * units, box.high * units)

@@ -1,9 +1,12 @@
 """What a covariance structure is: three methods, and what follows from them."""
 
 import abc
-from typing import ClassVar, Self
+import difflib
+from functools import partial
+from typing import ClassVar, Self, TypeVar
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -14,6 +17,8 @@ from .._noise import noisy_root
 from .._orthogonal import condition_factor, lower_factor
 
 _registry: "dict[str, type[AbstractCovariance]]" = {}
+
+_Structure = TypeVar("_Structure", bound="AbstractCovariance")
 
 Factors = Float[Array, "j d d"] | Float[Array, "j d"]
 """W, lower triangular, or its diagonal where it is one; j is K, or one if components share it"""
@@ -32,6 +37,8 @@ class AbstractCovariance(eqx.Module):
     """
 
     covariance_type: ClassVar[str]
+    aliases: ClassVar[tuple[str, ...]] = ()
+    """Other names of the structure; files and reports have `covariance_type`"""
     axis_aligned: ClassVar[bool] = False
     """Whether the factors are diagonal; they are then held as vectors"""
     isotropic: ClassVar[bool] = False
@@ -45,7 +52,7 @@ class AbstractCovariance(eqx.Module):
         super().__init_subclass__(**kwargs)
         name = cls.__dict__.get("covariance_type")
         if name is not None:
-            _registry[name] = cls
+            _registry.update(dict.fromkeys((name, *cls.aliases), cls))
 
     @abc.abstractmethod
     def factors(self, n_components: int, n_features: int) -> Factors:
@@ -90,12 +97,7 @@ class AbstractCovariance(eqx.Module):
     @classmethod
     def from_factors(cls, factors: Factors) -> Self:
         """The structure of these factors, or the one that fits their covariances best."""
-        if cls.axis_aligned:
-            unit = jnp.ones_like(factors)
-        else:
-            identity = jnp.eye(factors.shape[-1], dtype=factors.dtype)
-            unit = jnp.broadcast_to(identity, factors.shape)
-        return cls.fitted(jnp.ones_like(factors, shape=factors.shape[:1]), factors, unit)
+        return _fit_identity(cls, factors)
 
     @classmethod
     def from_covariances(cls, covariances: Array) -> Self:
@@ -232,6 +234,18 @@ class AbstractCovariance(eqx.Module):
         return y / (1 + ratio), jnp.broadcast_to(half_log_det, (y.shape[0], ratio.shape[2]))
 
 
+# Compiled as one program, since mixtures of known parameters are built outside of any other.
+@partial(jax.jit, static_argnames="structure")
+def _fit_identity(structure: type[_Structure], factors: Factors) -> _Structure:
+    """The structure fitted to covariances that are the identity in the frame of these factors."""
+    if structure.axis_aligned:
+        unit = jnp.ones_like(factors)
+    else:
+        identity = jnp.eye(factors.shape[-1], dtype=factors.dtype)
+        unit = jnp.broadcast_to(identity, factors.shape)
+    return structure.fitted(jnp.ones_like(factors, shape=factors.shape[:1]), factors, unit)
+
+
 def exact(factors: Factors, n_components: int) -> AbstractCovariance:
     """The structure of these factors, to the last digit: tied, full or diagonal."""
     if factors.ndim == 2:
@@ -245,8 +259,11 @@ def exact(factors: Factors, n_components: int) -> AbstractCovariance:
 def structure_named(covariance_type: str) -> type[AbstractCovariance]:
     """The structure class of this name."""
     if not isinstance(covariance_type, str) or covariance_type not in _registry:
+        folded = {name.lower(): name for name in _registry}
+        close = difflib.get_close_matches(str(covariance_type).lower(), folded, n=1)
+        meant = f" Did you mean {folded[close[0]]!r}?" if close else ""
         known = ", ".join(repr(name) for name in _registry)
         raise ValueError(
-            f"covariance_type={covariance_type!r} is unknown; expected one of {known}."
+            f"covariance_type={covariance_type!r} is unknown.{meant} Expected one of {known}."
         )
     return _registry[covariance_type]

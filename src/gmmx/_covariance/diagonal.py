@@ -16,6 +16,7 @@ class DiagonalCovariance(AbstractCovariance):
     """log(1/σ_kj)"""
 
     covariance_type: ClassVar[str] = "diag"
+    aliases: ClassVar[tuple[str, ...]] = ("VVI",)
     axis_aligned: ClassVar[bool] = True
     closed_under_scaling: ClassVar[bool] = True
 

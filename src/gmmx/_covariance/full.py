@@ -15,6 +15,7 @@ class FullCovariance(AbstractCovariance):
     """W_k with its diagonal in logarithms; the strictly upper triangle is not read"""
 
     covariance_type: ClassVar[str] = "full"
+    aliases: ClassVar[tuple[str, ...]] = ("VVV",)
     closed_under_scaling: ClassVar[bool] = True
 
     def factors(self, n_components: int, n_features: int) -> Float[Array, "k d d"]:

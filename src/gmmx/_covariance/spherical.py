@@ -17,6 +17,7 @@ class SphericalCovariance(AbstractCovariance):
     """log(1/σ_k)"""
 
     covariance_type: ClassVar[str] = "spherical"
+    aliases: ClassVar[tuple[str, ...]] = ("VII",)
     axis_aligned: ClassVar[bool] = True
     isotropic: ClassVar[bool] = True
 

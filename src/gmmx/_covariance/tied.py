@@ -15,6 +15,7 @@ class TiedCovariance(AbstractCovariance):
     """W with its diagonal in logarithms; the strictly upper triangle is not read"""
 
     covariance_type: ClassVar[str] = "tied"
+    aliases: ClassVar[tuple[str, ...]] = ("EEE",)
     shared: ClassVar[bool] = True
     closed_under_scaling: ClassVar[bool] = True
 

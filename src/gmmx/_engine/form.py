@@ -31,9 +31,9 @@ class Form(eqx.Module):
     @classmethod
     def of(cls, gmm: AbstractComponents, frame: Frame) -> Self:
         """The mixture in a frame."""
-        factors = frame.factors(gmm.factors())
-        means, background = frame.apply(gmm.means), gmm.log_background_weight
-        return cls(gmm.log_constant(), means, factors, background)
+        factors, background = gmm.factors(), gmm.log_background_weight
+        means, constant = frame.apply(gmm.means), gmm.log_constant(factors)
+        return cls(constant, means, frame.factors(factors), background)
 
     @property
     def axis_aligned(self) -> bool:

@@ -174,9 +174,8 @@ class GaussianMixtureClassifier(ClassifierMixin, BaseEstimator):
         """The mixture of each class, from one with a component for each."""
         parts = fitted_parameters(gmm)
         means, covariances = parts["means_"], parts["covariances_"]
-        each = (
-            [covariances] * len(means) if self.covariance_type == "tied" else covariances[:, None]
-        )
+        shared = gmm.structure.shared
+        each = [covariances] * len(means) if shared else covariances[:, None]
         one = np.ones(1, means.dtype)
         return [
             Mixture.from_parameters(one, mean[None], covariance, self.covariance_type)

@@ -46,6 +46,16 @@ def fitted_parameters(gmm: GaussianMixture) -> dict[str, np.ndarray]:
     return {name: np.array(value) for name, value in _parameters(gmm).items()}
 
 
+def check_known(covariance_type: str) -> None:
+    """Refuse a structure that scikit-learn does not have."""
+    if covariance_type not in COVARIANCE_TYPES:
+        known = ", ".join(repr(name) for name in COVARIANCE_TYPES)
+        raise ValueError(
+            f"scikit-learn has no covariance_type={covariance_type!r}; expected one of "
+            f"{known}. Make a mixture with full covariances from gmm.dense_factors() first."
+        )
+
+
 def to_sklearn(gmm: GaussianMixture, **parameters: Any) -> SklearnMixture:
     """The mixture as a fitted `sklearn.mixture.GaussianMixture`, in its own dtype.
 
@@ -58,12 +68,7 @@ def to_sklearn(gmm: GaussianMixture, **parameters: Any) -> SklearnMixture:
 
     **Raises:** `ValueError` if scikit-learn does not have the structure.
     """
-    if gmm.covariance_type not in COVARIANCE_TYPES:
-        known = ", ".join(repr(name) for name in COVARIANCE_TYPES)
-        raise ValueError(
-            f"scikit-learn has no covariance_type={gmm.covariance_type!r}; expected one of "
-            f"{known}. Make a mixture with full covariances from gmm.dense_factors() first."
-        )
+    check_known(gmm.covariance_type)
     estimator = SklearnMixture(
         gmm.n_components,
         covariance_type=gmm.covariance_type,

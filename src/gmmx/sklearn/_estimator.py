@@ -1,5 +1,6 @@
 """`sklearn.mixture.GaussianMixture`, parameter for parameter, fitted by gmmx."""
 
+import dataclasses
 import math
 import warnings
 from typing import Any, ClassVar, Self
@@ -21,7 +22,7 @@ from .._fit.em import EMFitter
 from .._fit.state import FitState
 from .._fit.status import Status
 from .._mixture import GaussianMixture as Mixture
-from ._convert import assemble, fitted_parameters
+from ._convert import COVARIANCE_TYPES, assemble, check_known, fitted_parameters, to_sklearn
 from ._fit import Outcome, double_precision, run
 from ._report import Report
 from ._rows import Rows, checked, measured, rough
@@ -49,6 +50,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
 
     **Arguments:** those of `sklearn.mixture.GaussianMixture`, and
 
+    - `covariance_type`: also any other structure of this library, such as `gmmx.FAMILIES`.
     - `fitter`: how to fit, for instance `gmmx.GradientFitter()`. It uses its own settings in
         place of `tol`, `max_iter` and `reg_covar`; only the start still uses `reg_covar`. None is
         EM with these three.
@@ -72,6 +74,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
 
     _parameter_constraints: ClassVar[dict] = {
         **SklearnMixture._parameter_constraints,
+        # An unknown one is refused by the error that lists all names.
+        "covariance_type": [str],
         "fitter": [AbstractFitter, None],
         "allow_nan": ["boolean"],
     }
@@ -337,13 +341,24 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         scikit-learn makes them, so they are its draws for the same `random_state`.
         """
         check_is_fitted(self)
-        return self.to_sklearn().sample(n_samples)
+        with double_precision():
+            gmm = self._mixture(self.means_.dtype)
+            if gmm.covariance_type in COVARIANCE_TYPES:
+                return self.to_sklearn().sample(n_samples)
+            full = structure_named("full").from_factors(gmm.dense_factors())
+            full = dataclasses.replace(gmm, structure=full)
+            return to_sklearn(full, random_state=self.random_state).sample(n_samples)
 
     # Conversions
 
     def to_sklearn(self) -> SklearnMixture:
-        """scikit-learn's own estimator with the same parameters and, if fitted, attributes."""
-        return _copy(self, SklearnMixture())
+        """scikit-learn's own estimator with the same parameters and, if fitted, attributes.
+
+        **Raises:** `ValueError` if scikit-learn does not have the structure.
+        """
+        covariance_type = structure_named(self.covariance_type).covariance_type
+        check_known(covariance_type)
+        return _copy(self, SklearnMixture()).set_params(covariance_type=covariance_type)
 
     @classmethod
     def from_sklearn(cls, estimator: SklearnMixture) -> Self:
