@@ -20,8 +20,8 @@ LAYERS = [
     ("operations on mixtures", "_algebra _scores _pathwise _divergences _criteria _sampling "
      "_anomaly _summary",
      "#fbdcc4"),
-    ("the class that users see", "_mixture", "#cfe3f5"),
-    ("many mixtures, one\nfor each sample", "_batch", "#cfe3f5"),
+    ("the classes that users see", "_abstract_mixture _mixture", "#cfe3f5"),
+    ("before a background;\none for each sample", "_background _batch", "#cfe3f5"),
     ("posteriors, starts, trainers", "_posterior _init _fit", "#d5ebd3"),
     ("selection, files, pictures,\nother libraries", "_select _selection _io plot sklearn "
      "numpyro flowjax", "#d5ebd3"),
@@ -59,7 +59,8 @@ def draw_layer(axes, bottom, text, names, colour):
                 edgecolor="#888888", linewidth=0.7,
             )  # fmt: skip
             axes.add_patch(chip)
-            axes.text(x, y - 0.01, name, ha="center", va="center", fontsize=8.5, family="monospace")
+            axes.text(x, y - 0.01, name, ha="center", va="center",
+                      fontsize=min(8.5, 102 / len(name)), family="monospace")  # fmt: skip
     return height
 
 
