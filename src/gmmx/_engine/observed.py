@@ -27,15 +27,19 @@ from .._chunks import chunk_of, fold, map_rows, rows_per_chunk
 from .._components import AbstractComponents
 from .._covariance.base import Factors
 from .._data import Data, of_rows, shared_by_rows
-from .._linalg import einsum, inverse_lower
+from .._linalg import einsum, inverse_lower, product
 from .._programs import Program
 from .._reductions import sum_of_squares, total
 from .._rows import cut, fill_rows
+from . import reflected
 from .form import Form
 from .frame import Frame, times
 from .ladder import Ladder
 from .moments import Moments
 from .rows import AbstractRows, responsibilities
+
+# Rows below which a chunk of `over_rows` does not pay: its loops over features are short.
+_FEWEST_ROWS = 64
 
 
 class Numbers(eqx.Module):
@@ -90,6 +94,13 @@ class Numbers(eqx.Module):
         )
 
 
+class Expected(eqx.Module):
+    """What rows say of the mean of u = W_k(v − μ_k)."""
+
+    mean: Float[Array, "k d n"]
+    log_joint: Float[Array, "k n"]
+
+
 class Absorbed(eqx.Module):
     """What rows say of u = W_k(v − μ_k)."""
 
@@ -126,6 +137,18 @@ class Prior(eqx.Module):
         apart = self.roots.ndim == 2 and x.projection is None
         columns = 6 * k * d if apart else 3 * len(self.roots) * d * d + 2 * k * d + m * d
         return rows_per_chunk(n, columns, x.dtype.itemsize, least)
+
+
+def expect(prior: Prior, rows: Numbers) -> Expected:
+    """The means and the log-joints of `absorb`, at less cost where features are measured."""
+    if rows.projection is not None or prior.roots.ndim == 2:
+        found = absorb(prior, rows)
+        return Expected(found.mean, found.log_joint)
+    seen = rows.seen.astype(rows.values.dtype)
+    apart = jnp.where(rows.seen, rows.values - prior.means[:, :, None], 0)
+    z, log_density = reflected.solve(prior.roots, rows.noise, seen, apart)
+    constant = prior.log_weights[:, None] - math.log(2 * math.pi) / 2 * jnp.sum(seen, axis=0)
+    return Expected(product(prior.roots.mT, z), rows.log_joint(constant + log_density))
 
 
 def absorb(prior: Prior, rows: Numbers) -> Absorbed:
@@ -293,18 +316,23 @@ def _scatter(form: Form, found: Absorbed, share: Float[Array, "k n"]) -> Factors
     return within + (jnp.sum(between, axis=0, keepdims=True) if form.shared else between)
 
 
-def frame_of(gmm: AbstractComponents) -> Frame:
-    """The mean of the mixture and the size of its widest component, feature by feature."""
-    gmm = jax.lax.stop_gradient(gmm)
+def _framed(gmm: AbstractComponents) -> tuple[Prior, Frame]:
+    """A mixture in a frame of its own: its mean, and the size of its widest component."""
     factors = gmm.factors()
-    roots = 1 / factors if factors.ndim == 2 else jnp.max(jnp.abs(inverse_lower(factors)), axis=2)
-    return Frame(gmm.weights @ gmm.means, jnp.max(roots, axis=0), None)
+    roots = 1 / factors if factors.ndim == 2 else inverse_lower(factors)
+    sizes = roots if roots.ndim == 2 else jnp.max(jnp.abs(roots), axis=2)
+    log_weights = gmm.log_weights
+    centre = jnp.exp(log_weights) @ gmm.means
+    frame = Frame(*jax.lax.stop_gradient((centre, jnp.max(sizes, axis=0))), None)
+    assert frame.root is not None
+    scaled = roots / (frame.root if roots.ndim == 2 else frame.root[:, None])
+    return Prior(log_weights, frame.apply(gmm.means), scaled), frame
 
 
 def over_rows(
     gmm: AbstractComponents, x: Data, fn: Callable[..., PyTree], *others: Array
 ) -> PyTree:
-    """`fn(prior, frame, absorbed, *others)` of all rows, chunk by chunk, its results rows first.
+    """`fn(prior, frame, numbers, *others)` of all rows, chunk by chunk, its results rows first.
 
     From Python one program is called, compiled for few numbers of rows.
 
@@ -320,19 +348,20 @@ def over_rows(
 
 
 def _over_rows(gmm, x, fn, *others):
-    frame = frame_of(gmm)
-    prior = Prior.of(Form.of(gmm, frame), frame)
+    prior, frame = _framed(gmm)
     common = {id(leaf) for leaf in jax.tree.leaves(shared_by_rows(x))}
     shared, own = eqx.partition(x, lambda leaf: id(leaf) in common)
 
-    @jax.checkpoint
     def chunk(rows: tuple[Data, tuple[Array, ...]]) -> PyTree:
         data, others = rows
         data = eqx.combine(shared, data)
-        found = absorb(prior, Numbers.of(data, frame, gmm.means.shape[0]))
-        return fn(prior, frame, found, *others)
+        return fn(prior, frame, Numbers.of(data, frame, gmm.means.shape[0]), *others)
 
-    return map_rows(chunk, (own, others), prior.rows_at_once(x, Sequential.fewest_rows))
+    size = prior.rows_at_once(x, _FEWEST_ROWS)
+    if size < x.shape[0]:
+        # A derivative takes each chunk again, rather than keep what all of them held.
+        chunk = jax.checkpoint(chunk)
+    return map_rows(chunk, (own, others), size)
 
 
 _program = Program(_over_rows, jit=partial(jax.jit, static_argnames="fn"))
@@ -345,9 +374,9 @@ def evaluate(gmm: AbstractComponents, x: Data, reduce: Callable[[Array], PyTree]
 
 @dataclasses.dataclass(frozen=True)
 class _OfLogJoint:
-    """A function of what rows say that reads their log-joints alone."""
+    """A function of rows that reads their log-joints alone."""
 
     reduce: Callable[[Array], PyTree]
 
-    def __call__(self, prior: Prior, frame: Frame, found: Absorbed) -> PyTree:
-        return self.reduce(found.log_joint)
+    def __call__(self, prior: Prior, frame: Frame, rows: Numbers) -> PyTree:
+        return self.reduce(expect(prior, rows).log_joint)
