@@ -53,7 +53,7 @@ def _solve_jvp(primals, tangents):
     moved_u = product(moved_roots, u)
     by_t = seen * (moved_u + product(roots, product(moved_roots.mT, z))) + moved_squares * z
     moved_z = jax.lax.custom_linear_solve(
-        lambda v: seen * product(roots, product(roots.mT, v)) + noise**2 * v,
+        lambda v: seen * product(roots, product(roots.mT, seen * v)) + noise**2 * v,
         moved - by_t,
         lambda _, b: _solve(root, b)[0],
         symmetric=True,
