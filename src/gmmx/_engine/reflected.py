@@ -11,14 +11,15 @@ of z and |T| are products with R⁻¹.
 
 import functools
 import itertools
-from collections.abc import Iterable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._linalg import einsum, product
+
+# The largest number of terms that are written out: a program grows with it.
+_WRITTEN_OUT = 16
 
 
 @jax.custom_jvp
@@ -62,7 +63,7 @@ def _solve_jvp(primals, tangents):
     inverse = seen * _inverse(root)
     turned = einsum("jain,jie->jaen", inverse, roots)
     trace = einsum("jaen,jaen->jn", einsum("jain,jie->jaen", inverse, moved_roots), turned)
-    variances = _sum(inverse[:, i] ** 2 for i in range(inverse.shape[1]))
+    variances = einsum("jain,jain->jin", inverse, inverse)
     trace = trace + jnp.sum(variances * moved_squares, axis=1) / 2
     moved_log = jnp.sum(z * (moved_u + moved_squares * z / 2 - moved), axis=1) - trace
     return (z, log_density), (moved_z, moved_log)
@@ -108,7 +109,7 @@ def _triangle(
             row = _at(rest, i - start, 1)
             column = _at(roots, i, 2)[:, start:, None] * seen[start:]
             pivot = _at(column, i - start, 1)[:, None]
-            squares = pivot * column + _sum(rest[:, :, c] * row[:, None, c] for c in range(end))
+            squares = pivot * column + _times(rest, row)
             inverse = jax.lax.rsqrt(_at(squares, i - start, 1))[:, None]
             gain = (column + squares * inverse) * (inverse / (1 + pivot * inverse))
             found = (squares * inverse)[:, :, None]
@@ -155,6 +156,9 @@ def _at(array: Array, i: Array, axis: int) -> Array:
     return jax.lax.dynamic_index_in_dim(array, i, axis, keepdims=False)
 
 
-def _sum(terms: Iterable[Array]) -> Any:
-    """The sum of arrays, written out: a reduction along rows is not vectorised."""
-    return functools.reduce(jnp.add, terms)
+def _times(matrix: Float[Array, "j d c n"], v: Float[Array, "j c n"]) -> Float[Array, "j d n"]:
+    """Mv of each row, in half the time where it is written out and fused."""
+    c = v.shape[1]
+    if c > _WRITTEN_OUT:
+        return einsum("jdcn,jcn->jdn", matrix, v)
+    return functools.reduce(jnp.add, [matrix[:, :, i] * v[:, None, i] for i in range(c)])
