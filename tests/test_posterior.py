@@ -42,11 +42,14 @@ def everything(gmm, *args):
     return {**summary(posterior), "mixture": posterior.mixture()}
 
 
-def holds(gmm, y, args, operators):
-    """Every method is the reference's at every sample: operators are (A, C, b, y), one a sample."""
+def holds(gmm, y, args, operators, skipped=0):
+    """Every method is the reference's at every sample: operators are (A, C, b, y), one a sample.
+
+    They may skip the first samples.
+    """
     got = everything(gmm, y, *args)
     parts = np.asarray(got["mixture"].weights), np.asarray(got["mixture"].means)
-    for i, (a, c, b, seen) in enumerate(operators):
+    for i, (a, c, b, seen) in enumerate(operators, skipped):
         evidence, shares, means, covariances = reference(gmm, seen, a, c, b)
         mean, covariance = moments(shares, means, covariances)
         wanted = {
@@ -240,6 +243,91 @@ def test_gradients_where_some_was_not_observed(structures):
     np.testing.assert_allclose(exact, (ends[0] - ends[1]) / (2 * step), rtol=1e-6)
     by_y = tree.unflatten(gradient)[1]
     np.testing.assert_array_equal(np.asarray(by_y)[np.isinf(noise)], 0)
+
+
+def own_variances(n=N, d=7, decades=3, seed=11):
+    """Deviations of so many decades about one; of the first sample nothing was observed."""
+    rng = np.random.default_rng(seed)
+    noise = 100.0 ** rng.uniform(-decades, decades, size=(n, d))
+    noise[rng.random((n, d)) < 0.3] = np.inf
+    noise[0] = np.inf
+    return noise
+
+
+@pytest.mark.parametrize("name", ["full", "tied", "diag", "spherical"])
+def test_variances_of_their_own_without_an_operator(structures, name):
+    gmm, noise = structures[name].mixture(K, 7), own_variances()
+    y = observations(7)
+    operators = [
+        (np.eye(7)[s], np.diag(own[s]), 0, one[s])
+        for s, own, one in zip(np.isfinite(noise), noise, y, strict=True)
+    ]
+    holds(gmm, np.where(np.isinf(noise), np.nan, y), (None, noise), operators[1:], skipped=1)
+
+
+@pytest.mark.parametrize("collinear", [False, True])
+def test_float32_under_any_noise_far_from_the_origin(structures, collinear):
+    """Noise of 1e-3 to 1e3 of the widths, at 1e4; features that are the same up to 1e-3."""
+    d, rng = 7, np.random.default_rng(12)
+    weights, means, covariances = structures["full"].parameters(K, d)
+    if collinear:
+        roots = rng.normal(size=(K, d, 1)) + 1e-3 * rng.normal(size=(K, d, d))
+        covariances = roots @ roots.transpose(0, 2, 1)
+    single = structures["full"].of(weights, means + 1e4, covariances, np.float32)
+    noise = own_variances(40).astype(np.float32)
+    y = single.sample(40, key=jax.random.key(4))
+    seen = np.isfinite(noise)
+    exact = dense(jax.tree.map(lambda leaf: leaf.astype(np.float64), single))
+    posterior = single.posterior(np.where(seen, y, np.nan), None, noise)
+    got = {"evidence": posterior.log_evidence(), "mean": posterior.mean()}
+    for i in range(1, len(noise)):
+        s = seen[i]
+        found = given(
+            exact, np.asarray(y, float)[i : i + 1, s], np.eye(d)[s], np.diag(noise[i, s]), 0
+        )
+        size = np.abs(found.log_evidence[0]) + d
+        np.testing.assert_allclose(got["evidence"][i], found.log_evidence[0], atol=2e-4 * size)
+        mean, _ = moments(found.shares[0], found.means[0], found.covariances)
+        # A step of float32 at 1e4 is 1e-3.
+        np.testing.assert_allclose(got["mean"][i], mean, atol=2e-3)
+
+
+def test_derivatives_under_variances_of_their_own(structures):
+    """By both modes, to second order; none where nothing was observed."""
+    noise = jnp.asarray(own_variances(decades=0.5))
+    y = jnp.asarray(observations(7))
+    rng = np.random.default_rng(13)
+    for name in ("full", "tied"):
+        gmm = structures[name].mixture(K, 7)
+        leaves, tree = jax.tree.flatten((gmm, y, jnp.zeros_like(y)))
+        along = [jnp.asarray(rng.normal(size=leaf.shape)) for leaf in leaves]
+
+        def value(leaves, tree=tree):
+            gmm, y, log_scale = tree.unflatten(leaves)
+            seen = jnp.isfinite(noise)
+            own = jnp.where(seen, jnp.exp(log_scale) * jnp.where(seen, noise, 1), jnp.inf)
+            posterior = gmm.posterior(y, None, own)
+            means = jnp.sum(jnp.sin(posterior.mean())) + jnp.sum(jnp.cos(posterior.mode()))
+            return means + jnp.sum(jnp.tanh(posterior.log_evidence() / 20))
+
+        @jax.jit
+        def three(step, leaves=leaves, along=along, value=value):
+            moved = [leaf + step * v for leaf, v in zip(leaves, along, strict=True)]
+            gradient = jax.grad(value)
+            slope, curve = jax.jvp(gradient, (moved,), (along,))
+            by_forward = jax.jvp(value, (moved,), (along,))[1]
+            return value(moved), slope, by_forward, curve
+
+        step = 1e-5
+        _, slope, by_forward, curve = three(0.0)
+        ahead, behind = three(step), three(-step)
+        along_slope = sum(jnp.vdot(g, v) for g, v in zip(slope, along, strict=True))
+        np.testing.assert_allclose(along_slope, (ahead[0] - behind[0]) / (2 * step), rtol=1e-5)
+        np.testing.assert_allclose(along_slope, by_forward, rtol=1e-9)
+        for got, a, b in zip(curve, ahead[1], behind[1], strict=True):
+            wanted = (a - b) / (2 * step)
+            np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6 * np.abs(wanted).max())
+        np.testing.assert_array_equal(np.asarray(tree.unflatten(slope)[1])[np.isinf(noise)], 0)
 
 
 @pytest.mark.parametrize("name", ["full", "spherical"])

@@ -3,7 +3,8 @@
 import abc
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from types import ModuleType
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -11,10 +12,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from . import _checks
-from ._algebra import condition
+from ._algebra import condition, observed
 from ._algebra.condition import Conditional, given_observation
 from ._batch import MixtureBatch, joined
 from ._chunks import rows_per_chunk
+from ._data import Data
+from ._engine.observed import over_rows
 from ._mixture import GaussianMixture
 from ._noise import as_noise, is_matrix
 from ._rows import by_rows
@@ -31,12 +34,12 @@ class AbstractPosterior(eqx.Module):
     y: eqx.AbstractVar[Float[Array, "*batch m"]]
     """The observations, zero where nothing was observed"""
 
+    _rows: ClassVar[ModuleType] = condition
+    """The module of the functions of rows that `_each` takes"""
+
     @abc.abstractmethod
     def _each(self, fn: Callable[..., PyTree], *rows: Array) -> PyTree:
-        """`fn(conditional, y, *rows)` with y as `(n, m)`; its results have the axes of the batch.
-
-        `fn` is a function of rows from `_algebra.condition`.
-        """
+        """`fn`, a function of rows, of y as `(n, m)`; its results have the axes of the batch."""
 
     @abc.abstractmethod
     def mixture(self) -> GaussianMixture | MixtureBatch:
@@ -49,15 +52,15 @@ class AbstractPosterior(eqx.Module):
 
     def log_evidence(self) -> Float[Array, "*batch"]:
         """log p(y), the density of what was observed."""
-        return self._each(condition.log_evidence)
+        return self._each(self._rows.log_evidence)
 
     def responsibilities(self) -> Float[Array, "*batch k"]:
         """p(k | y)"""
-        return self._each(condition.responsibilities)
+        return self._each(self._rows.responsibilities)
 
     def mean(self) -> Float[Array, "*batch d"]:
         """E[x | y], the estimate of minimum mean squared error (MMSE)."""
-        return self._each(condition.mean)
+        return self._each(self._rows.mean)
 
     def mode(self) -> Float[Array, "*batch d"]:
         """m_k of the most probable component given y.
@@ -66,11 +69,11 @@ class AbstractPosterior(eqx.Module):
         (EPLL; Zoran & Weiss 2011). Where components overlap, the maximum of the density of the
         mixture lies elsewhere.
         """
-        return self._each(condition.mode)
+        return self._each(self._rows.mode)
 
     def covariance(self) -> Float[Array, "*batch d d"]:
         """Cov[x | y], within and between components."""
-        return self._each(condition.covariance)
+        return self._each(self._rows.covariance)
 
     def sample(
         self, n_samples: int, *, key: PRNGKeyArray | None = None
@@ -84,7 +87,7 @@ class AbstractPosterior(eqx.Module):
         shape, dtype = (*self.y.shape[:-1], n_samples), self.y.dtype
         uniform = jax.random.uniform(label_key, shape, dtype)
         noise = jax.random.normal(noise_key, (*shape, self.n_features), dtype)
-        return self._each(condition.draw, uniform, noise)
+        return self._each(self._rows.draw, uniform, noise)
 
 
 class Posterior(AbstractPosterior):
@@ -151,6 +154,37 @@ class PosteriorPerSample(AbstractPosterior):
         return MixtureBatch(*self._each(_parts), shared=False)
 
 
+class PosteriorUnderVariances(AbstractPosterior):
+    """The posterior where each sample has its own variances of noise, and no operator.
+
+    Such samples are rows of `gmmx.Data`.
+    """
+
+    y: Float[Array, "*batch m"]
+    prior: GaussianMixture
+    variances: Float[Array, "*batch m"]
+
+    _rows: ClassVar[ModuleType] = observed
+
+    @property
+    def n_features(self) -> int:
+        return self.prior.n_features
+
+    def _each(self, fn: Callable[..., PyTree], *rows: Array) -> PyTree:
+        batch, xp = self.y.shape[:-1], _checks.array_module(self.variances)
+        deviations = jnp.asarray(xp.sqrt(xp.asarray(self.variances)))
+        flat = (self.y, deviations, *rows)
+        y, deviations, *rest = (leaf.reshape(-1, *leaf.shape[len(batch) :]) for leaf in flat)
+        # As many rows as numbers would take variances for a matrix.
+        data = eqx.tree_at(lambda data: data.deviations, Data(y), deviations)
+        values = over_rows(self.prior, data, fn, *rest)
+        return values.reshape(*batch, *values.shape[1:])
+
+    def mixture(self) -> GaussianMixture | MixtureBatch:
+        own = Operator(None, self.variances)
+        return PosteriorPerSample(self.y, self.prior, Operator(None, None), own).mixture()
+
+
 @partial(jax.jit, static_argnames="fn")
 def _over_samples(
     fn: Callable[..., PyTree],
@@ -196,6 +230,8 @@ def posterior(
     _checks.check_finite(y, "y")
     if not each:
         return Posterior(y, given_observation(gmm, matrix, offset, noise))
+    if matrix is None and not dense and y.size:
+        return PosteriorUnderVariances(y, gmm, noise)
     shared = Operator(None if own_matrix else matrix, None if own_noise else noise)
     own = Operator(matrix if own_matrix else None, noise if own_noise else None)
     return PosteriorPerSample(y, gmm, shared, own)

@@ -21,7 +21,7 @@ from .form import Form
 from .frame import Frame
 from .ladder import Ladder, reach
 from .moments import Moments
-from .observed import Numbers, Prior, narrow
+from .observed import FramedMixture, Numbers, narrow
 from .rows import AbstractRows, chunks_of, responsibilities
 from .way import AbstractWay
 
@@ -110,7 +110,7 @@ class AlikeRows(AbstractRows):
     ) -> tuple[Moments, Float[Array, ""]]:
         patterns, scale = self.x.patterns, self.frame.root
         assert patterns is not None and scale is not None
-        prior, n = Prior.of(form, self.frame), self.x.shape[0]
+        prior, n = FramedMixture.of(form, self.frame), self.x.shape[0]
         size = n // patterns.of_block.size
         maps = Maps.of(prior, patterns.deviations / scale)
         known = self.beside(form, weights)
@@ -144,7 +144,7 @@ class Maps(eqx.Module):
     """Of the log-joint"""
 
     @classmethod
-    def of(cls, prior: Prior, deviations: Float[Array, "p d"]) -> Self:
+    def of(cls, prior: FramedMixture, deviations: Float[Array, "p d"]) -> Self:
         """By taking in rows that have a one in one place and zeros elsewhere."""
         roots, d = prior.roots, prior.means.shape[1]
         seen = jnp.isfinite(deviations).T

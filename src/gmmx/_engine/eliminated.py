@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from .._linalg import einsum, inverse_lower
 from .form import Form
-from .observed import AbstractIntake, Numbers, Prior
+from .observed import AbstractIntake, FramedMixture, Numbers
 from .rows import responsibilities
 
 MOST = 8
@@ -44,7 +44,7 @@ class Eliminated(AbstractIntake):
 
     @classmethod
     def sums(
-        cls, form: Form, prior: Prior, rows: Numbers, weights: Float[Array, " n"] | None
+        cls, form: Form, prior: FramedMixture, rows: Numbers, weights: Float[Array, " n"] | None
     ) -> tuple[Array, ...]:
         y, white, log_det = _factors(prior, rows)
         d, count = len(y), jnp.sum(rows.seen.astype(rows.values.dtype), axis=0)
@@ -67,7 +67,7 @@ class Eliminated(AbstractIntake):
         return jnp.sum(share, axis=1), first, scatter, *totals
 
 
-def _factors(prior: Prior, rows: Numbers) -> tuple[list[Array], list[list[Array]], Array]:
+def _factors(prior: FramedMixture, rows: Numbers) -> tuple[list[Array], list[list[Array]], Array]:
     """y, A and log|R|, entry by entry: arrays (k n), or (1 n) where components share a root."""
     seen, noise = rows.seen, rows.noise**2
     there = seen.astype(prior.means.dtype)

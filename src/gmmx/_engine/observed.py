@@ -27,15 +27,19 @@ from .._chunks import chunk_of, fold, map_rows, rows_per_chunk
 from .._components import AbstractComponents
 from .._covariance.base import Factors
 from .._data import Data, of_rows, shared_by_rows
-from .._linalg import einsum, inverse_lower
+from .._linalg import einsum, inverse_lower, product
 from .._programs import Program
 from .._reductions import sum_of_squares, total
 from .._rows import cut, fill_rows
+from . import reflected
 from .form import Form
 from .frame import Frame, times
 from .ladder import Ladder
 from .moments import Moments
 from .rows import AbstractRows, chunks_of, responsibilities, with_row
+
+# Rows below which a chunk of `over_rows` does not pay: its loops over features are short.
+_FEWEST_ROWS = 64
 
 
 class Numbers(eqx.Module):
@@ -99,6 +103,14 @@ class Numbers(eqx.Module):
         )
 
 
+class Expected(eqx.Module):
+    """What rows say of the mean of u = W_k(v − μ_k)."""
+
+    mean: Float[Array, "k d n"]
+    log_joint: Float[Array, "l n"]
+    """Of the components, and of a background after them"""
+
+
 class Absorbed(eqx.Module):
     """What rows say of u = W_k(v − μ_k)."""
 
@@ -109,7 +121,7 @@ class Absorbed(eqx.Module):
     """Of the components, and of a background after them"""
 
 
-class Prior(eqx.Module):
+class FramedMixture(eqx.Module):
     """A mixture in a frame, as rows are taken in under it."""
 
     log_weights: Float[Array, " k"]
@@ -138,7 +150,19 @@ class Prior(eqx.Module):
         return rows_per_chunk(n, columns, x.dtype.itemsize, least)
 
 
-def absorb(prior: Prior, rows: Numbers) -> Absorbed:
+def expect(prior: FramedMixture, rows: Numbers) -> Expected:
+    """The means and the log-joints of `absorb`, at less cost where features are measured."""
+    if rows.projection is not None or prior.roots.ndim == 2:
+        found = absorb(prior, rows)
+        return Expected(found.mean, found.log_joint)
+    seen = rows.seen.astype(rows.values.dtype)
+    apart = jnp.where(rows.seen, rows.values - prior.means[:, :, None], 0)
+    z, log_density = reflected.solve(prior.roots, rows.noise, seen, apart)
+    constant = prior.log_weights[:, None] - math.log(2 * math.pi) / 2 * jnp.sum(seen, axis=0)
+    return Expected(product(prior.roots.mT, z), rows.log_joint(constant + log_density))
+
+
+def absorb(prior: FramedMixture, rows: Numbers) -> Absorbed:
     """All numbers of the rows, taken in."""
     seen, noise = rows.seen, rows.noise
     means, roots, d = prior.means, prior.roots, prior.means.shape[1]
@@ -231,7 +255,7 @@ class ObservedRows(AbstractRows):
         ladder: Ladder,
         number: Int[Array, ""],
     ) -> tuple[Moments, Float[Array, ""]]:
-        prior, n = Prior.of(form, self.frame), self.x.shape[0]
+        prior, n = FramedMixture.of(form, self.frame), self.x.shape[0]
         known = self.beside(form, weights)
 
         def pass_by(way: type[AbstractIntake]) -> tuple[Moments, Float[Array, ""]]:
@@ -266,7 +290,7 @@ class AbstractIntake(abc.ABC):
     @classmethod
     @abc.abstractmethod
     def sums(
-        cls, form: Form, prior: Prior, rows: Numbers, weights: Float[Array, " n"] | None
+        cls, form: Form, prior: FramedMixture, rows: Numbers, weights: Float[Array, " n"] | None
     ) -> tuple[Array, ...]:
         """n_k, Σ z E[u], Σ z E[uuᵀ], Σ log p and the number of samples."""
 
@@ -282,7 +306,7 @@ class Sequential(AbstractIntake):
 
     @classmethod
     def sums(
-        cls, form: Form, prior: Prior, rows: Numbers, weights: Float[Array, " n"] | None
+        cls, form: Form, prior: FramedMixture, rows: Numbers, weights: Float[Array, " n"] | None
     ) -> tuple[Array, ...]:
         found = absorb(prior, rows)
         share, totals = responsibilities(found.log_joint, weights, len(form.means))
@@ -306,18 +330,23 @@ def _scatter(form: Form, found: Absorbed, share: Float[Array, "k n"]) -> Factors
     return within + (jnp.sum(between, axis=0, keepdims=True) if form.shared else between)
 
 
-def frame_of(gmm: AbstractComponents) -> Frame:
-    """The mean of the mixture and the size of its widest component, feature by feature."""
-    gmm = jax.lax.stop_gradient(gmm)
+def _framed(gmm: AbstractComponents) -> tuple[FramedMixture, Frame]:
+    """A mixture in a frame of its own: its mean, and the size of its widest component."""
     factors = gmm.factors()
-    roots = 1 / factors if factors.ndim == 2 else jnp.max(jnp.abs(inverse_lower(factors)), axis=2)
-    return Frame(gmm.weights @ gmm.means, jnp.max(roots, axis=0), None)
+    roots = 1 / factors if factors.ndim == 2 else inverse_lower(factors)
+    sizes = roots if roots.ndim == 2 else jnp.max(jnp.abs(roots), axis=2)
+    log_weights = gmm.log_weights
+    centre = jnp.exp(log_weights) @ gmm.means
+    frame = Frame(*jax.lax.stop_gradient((centre, jnp.max(sizes, axis=0))), None)
+    assert frame.root is not None
+    scaled = roots / (frame.root if roots.ndim == 2 else frame.root[:, None])
+    return FramedMixture(log_weights, frame.apply(gmm.means), scaled), frame
 
 
 def over_rows(
     gmm: AbstractComponents, x: Data, fn: Callable[..., PyTree], *others: Array
 ) -> PyTree:
-    """`fn(prior, frame, absorbed, *others)` of all rows, chunk by chunk, its results rows first.
+    """`fn(prior, frame, numbers, *others)` of all rows, chunk by chunk, its results rows first.
 
     From Python one program is called, compiled for few numbers of rows.
 
@@ -333,20 +362,21 @@ def over_rows(
 
 
 def _over_rows(gmm, x, fn, *others):
-    frame = frame_of(gmm)
-    prior = Prior.of(Form.of(gmm, frame), frame)
+    prior, frame = _framed(gmm)
     common = {id(leaf) for leaf in jax.tree.leaves(shared_by_rows(x))}
     shared, own = eqx.partition(x, lambda leaf: id(leaf) in common)
 
-    @jax.checkpoint
     def chunk(rows: tuple[Data, tuple[Array, ...]]) -> PyTree:
         data, others = rows
         data = eqx.combine(shared, data)
         behind = gmm.background_log_joint(data)
-        found = absorb(prior, Numbers.of(data, frame, gmm.means.shape[0], behind))
-        return fn(prior, frame, found, *others)
+        return fn(prior, frame, Numbers.of(data, frame, gmm.means.shape[0], behind), *others)
 
-    return map_rows(chunk, (own, others), prior.rows_at_once(x, Sequential.fewest_rows))
+    size = prior.rows_at_once(x, _FEWEST_ROWS)
+    if size < x.shape[0]:
+        # A derivative takes each chunk again, rather than keep what all of them held.
+        chunk = jax.checkpoint(chunk)
+    return map_rows(chunk, (own, others), size)
 
 
 _program = Program(_over_rows, jit=partial(jax.jit, static_argnames="fn"))
@@ -359,9 +389,9 @@ def evaluate(gmm: AbstractComponents, x: Data, reduce: Callable[[Array], PyTree]
 
 @dataclasses.dataclass(frozen=True)
 class _OfLogJoint:
-    """A function of what rows say that reads their log-joints alone."""
+    """A function of rows that reads their log-joints alone."""
 
     reduce: Callable[[Array], PyTree]
 
-    def __call__(self, prior: Prior, frame: Frame, found: Absorbed) -> PyTree:
-        return self.reduce(found.log_joint)
+    def __call__(self, prior: FramedMixture, frame: Frame, rows: Numbers) -> PyTree:
+        return self.reduce(expect(prior, rows).log_joint)
