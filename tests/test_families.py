@@ -1,5 +1,6 @@
 """The fourteen families of mclust: the best of each by NumPy, fits, gradients and files."""
 
+import dataclasses
 from pathlib import Path
 
 import conftest
@@ -208,6 +209,45 @@ def test_fits(family, hard, tmp_path):
         assert again.covariance_type == structure_named(family).covariance_type
         for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(gmm), strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("family", ["EVI", "VVE"])
+def test_algebra_is_that_of_the_same_covariances(family):
+    """Axis-aligned families become diag, and the others full."""
+    rng = np.random.default_rng(1)
+    like = zeros(family, K, 3)
+    leaves = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), like)
+    gmm = gmmx.GaussianMixture(jnp.zeros(K), jnp.asarray(rng.normal(size=(K, 3))), leaves)
+    full = dataclasses.replace(
+        gmm, structure=structure_named("full").from_factors(gmm.dense_factors())
+    )
+    for operation in (
+        lambda gmm: gmm.marginal([2, 0]),
+        lambda gmm: gmm.condition([1], [0.3]),
+        lambda gmm: gmm.convolve(0.2),
+    ):
+        found, wanted = operation(gmm), operation(full)
+        assert found.covariance_type == ("diag" if family == "EVI" else "full")
+        np.testing.assert_allclose(found.means, wanted.means, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(
+            found.dense_factors(), wanted.dense_factors(), rtol=1e-9, atol=1e-12
+        )
+
+
+def test_the_estimator_takes_a_family(hard):
+    """scikit-learn has no EVI; its draws are those of the same full covariances."""
+    sklearn = pytest.importorskip("gmmx.sklearn")
+    x, _ = hard
+    estimator = sklearn.GaussianMixture(K, covariance_type="EVI", random_state=0).fit(x)
+    assert estimator.covariances_.shape == (K, 3)
+    volumes = estimator.covariances_.prod(axis=1)
+    np.testing.assert_allclose(volumes, volumes[0], rtol=1e-9)
+    draws, labels = estimator.sample(3000)
+    for k in range(K):
+        spread = draws[labels == k].var(axis=0) / estimator.covariances_[k]
+        np.testing.assert_allclose(spread, 1, atol=0.3)
+    with pytest.raises(ValueError, match="scikit-learn has no covariance_type='EVI'"):
+        estimator.to_sklearn()
 
 
 FAITHFUL = Path(__file__).parent / "data" / "faithful.csv"

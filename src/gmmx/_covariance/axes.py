@@ -48,6 +48,9 @@ def common_axes(
     schedule = _schedule(factors.shape[-1])
     known = _FIND * len(schedule)
     roots = inverse_lower(jnp.stack([before, factors]))
+    # Squares of small units would underflow.
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(roots), axis=(1, 2, 3), keepdims=True))
+    roots = roots / largest
 
     def turn(i: int | Array, both: tuple[Array, Array]) -> tuple[Array, Array]:
         axes, start = both
@@ -60,7 +63,8 @@ def common_axes(
     axes, start = jax.lax.fori_loop(0, turns, turn, (identity, identity))
     log_variances, at_start = (_log_variances(v, roots[1]) for v in (axes, start))
     better = cost(log_variances) < cost(at_start)
-    return jnp.where(better, axes, start), jnp.where(better, log_variances, at_start)
+    log_variances = jnp.where(better, log_variances, at_start)
+    return jnp.where(better, axes, start), log_variances + 2 * jnp.log(largest[1, 0])
 
 
 def _log_variances(axes: Float[Array, "d d"], roots: Float[Array, "k d d"]) -> Float[Array, "k d"]:

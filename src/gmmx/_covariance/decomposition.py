@@ -21,10 +21,11 @@ def best_factors(
     """The factors M_k of the best covariances W_k⁻¹(scatter_k / n_k)W_k⁻ᵀ of no structure.
 
     Correlations are reduced by rounding: where components share something, a scatter may be
-    singular.
+    singular. All of a factor is NaN where a variance is not positive.
     """
     loose = 1 + 8 * float(jnp.finfo(scatter.dtype).eps) * jnp.eye(scatter.shape[-1])
-    return whiten_by(scatter * loose.astype(scatter.dtype) / weight[:, None, None], factors)
+    best = whiten_by(scatter * loose.astype(scatter.dtype) / weight[:, None, None], factors)
+    return jnp.where(jnp.isnan(best[:, -1:, -1:]), jnp.nan, best)
 
 
 def best_log_variances(
