@@ -286,3 +286,23 @@ def test_bad_input_is_refused_with_the_fix():
     turned = gmmx.Data(x, noise=np.eye(2))
     with pytest.raises(ValueError, match="background of your own"):
         gmmx.initialize(turned, 2, background=True)
+
+
+def test_all_of_it_in_one_call(optax_promotion):
+    """Gaps, noise, weights, labels, a background and a prior; one optimum for both trainers."""
+    x, labels = drawn(150, seed=5)
+    rng = np.random.default_rng(6)
+    given = gmmx.Data(
+        x,
+        missing=rng.uniform(size=x.shape) < 0.2,
+        noise=rng.uniform(0, 0.3, x.shape),
+        weights=rng.uniform(0.5, 2, len(x)),
+        labels=np.where(rng.uniform(size=len(x)) < 0.2, labels, -1),
+    )
+    prior = gmmx.ConjugatePrior(concentration=2.0)
+    by_em = gmmx.EMFitter(tol=1e-11, max_iter=5000, prior=prior, reg_covar=0).fit(given, before())
+    trainer = gmmx.GradientFitter(optax.lbfgs(), tol=1e-10, max_iter=2000, prior=prior, reg_covar=0)
+    by_gradient = trainer.fit(given, before())
+    np.testing.assert_allclose(by_gradient.log_likelihood, by_em.log_likelihood, atol=1e-5)
+    np.testing.assert_allclose(by_gradient.gmm.means, by_em.gmm.means, atol=1e-3)
+    assert by_em.converged and by_em.gmm.predict(given).max() == 2

@@ -284,3 +284,18 @@ def test_names():
         structure_named("vev")
     with pytest.raises(ValueError, match="Did you mean 'spherical'"):
         structure_named("sperical")
+
+
+def test_a_subclass_leaves_its_parent_the_names():
+    from gmmx._covariance import base
+
+    full = structure_named("full")
+    try:
+
+        class Own(full):
+            covariance_type = "own for a test"
+
+        assert structure_named("own for a test") is Own
+        assert structure_named("VVV") is structure_named("full") is full
+    finally:
+        base._registry.pop("own for a test")

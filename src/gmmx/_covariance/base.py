@@ -52,7 +52,9 @@ class AbstractCovariance(eqx.Module):
         super().__init_subclass__(**kwargs)
         name = cls.__dict__.get("covariance_type")
         if name is not None:
-            _registry.update(dict.fromkeys((name, *cls.aliases), cls))
+            # The other names of a parent stay the parent's.
+            names = (name, *cls.__dict__.get("aliases", ()))
+            _registry.update(dict.fromkeys(names, cls))
 
     @abc.abstractmethod
     def factors(self, n_components: int, n_features: int) -> Factors:
