@@ -6,7 +6,10 @@ from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File
 
 # In this order; others follow by name.
-ORDER = ["gradient_and_em", "image_patches", "vae_prior", "score_sampling", "through_the_fit"]
+ORDER = [
+    "gradient_and_em", "measured_catalogue", "image_patches", "vae_prior", "score_sampling",
+    "through_the_fit",
+]  # fmt: skip
 
 
 def _notebooks(config):
