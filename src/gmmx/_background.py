@@ -93,6 +93,13 @@ def _check_unprojected(x: Data) -> None:
         )
 
 
+def as_background(background: Any, x: Any) -> Any:
+    """What a caller asks for: True is uniform on the box of x, and False none."""
+    if background is True:
+        return UniformBackground.of(x)
+    return None if background is False else background
+
+
 class BackgroundMixture(AbstractMixture):
     r"""A mixture of K Gaussians before a background of fixed density b, whose weight is fitted.
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from . import _checks, _rows
 from ._abstract_mixture import AbstractMixture
-from ._background import BackgroundMixture, UniformBackground
+from ._background import BackgroundMixture, as_background
 from ._components import Components
 from ._covariance import AbstractCovariance, structure_named
 from ._criteria import criteria, log_prob_and_certainty
@@ -103,8 +103,7 @@ def select(
         raise ValueError("select chooses by values, so it cannot stand inside jit, vmap or grad.")
     count = float(x.shape[0] if weights is None else np.sum(np.asarray(weights, np.float64)))
     weights = _checks.check_weights(weights, x.shape[0], x.dtype)
-    if background is True:
-        background = UniformBackground.of(x)
+    background = as_background(background, x)
     key = _checks.as_key(key)
     folds = None
     if criterion == "held_out":

@@ -218,7 +218,7 @@ def fit(
     fitter: Any = _fitter(gmmx, trainer, tol, max_iter, reg_covar)
     start = gmmx.initialize(
         x, components, covariance, method="em", key=start_key, weights=counts,
-        reg_covar=fitter.reg_covar, background=background or None,
+        reg_covar=fitter.reg_covar, background=background,
     )  # fmt: skip
     if n_init > 1:
         fitter = gmmx.Restarts(fitter, n_init)
@@ -392,7 +392,7 @@ def select(
     pictures = reports.plotting() if plot else None
     selection = gmmx.select(
         rows.given(gmmx), sizes, words.split(covariance), criterion=criterion,
-        weights=rows.weights, background=background or None,
+        weights=rows.weights, background=background,
         fitter=_fitter(gmmx, trainer, tol, max_iter, reg_covar), n_init=n_init,
         key=jax.random.key(seed), callback=lambda row: words.say(
             f"{row.covariance_type}, {row.n_components}: {criterion} {getattr(row, criterion):.6g}"

@@ -3,22 +3,19 @@
 from typing import ClassVar, Self
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from .._linalg import log_positive
-from .base import AbstractCovariance
+from .isotropic import AbstractIsotropic
 
 
-class EIICovariance(AbstractCovariance):
+class EIICovariance(AbstractIsotropic):
     """One variance σ² of all features in every component: Σ_k = λI (mclust's EII)."""
 
     log_cholesky: Float[Array, ""]
     """log(1/σ)"""
 
     covariance_type: ClassVar[str] = "EII"
-    axis_aligned: ClassVar[bool] = True
-    isotropic: ClassVar[bool] = True
     shared: ClassVar[bool] = True
 
     def factors(self, n_components: int, n_features: int) -> Float[Array, "1 d"]:
@@ -36,13 +33,3 @@ class EIICovariance(AbstractCovariance):
     @classmethod
     def n_parameters(cls, n_components: int, n_features: int) -> int:
         return 1
-
-    def marginal(self, indices: np.ndarray, n_components: int, n_features: int) -> Self:
-        return self
-
-    def convolve(
-        self, noise: Float[Array, "*m"], n_components: int, n_features: int
-    ) -> AbstractCovariance:
-        if noise.ndim > 0:
-            return super().convolve(noise, n_components, n_features)
-        return type(self)(self.log_cholesky - jnp.log1p(noise * jnp.exp(2 * self.log_cholesky)) / 2)

@@ -3,14 +3,13 @@
 from typing import ClassVar, Self
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from .._linalg import log_positive
-from .base import AbstractCovariance
+from .isotropic import AbstractIsotropic
 
 
-class SphericalCovariance(AbstractCovariance):
+class SphericalCovariance(AbstractIsotropic):
     """Variances σ²_k, one for each component (mclust's VII)."""
 
     log_cholesky: Float[Array, " k"]
@@ -18,8 +17,6 @@ class SphericalCovariance(AbstractCovariance):
 
     covariance_type: ClassVar[str] = "spherical"
     aliases: ClassVar[tuple[str, ...]] = ("VII",)
-    axis_aligned: ClassVar[bool] = True
-    isotropic: ClassVar[bool] = True
 
     def factors(self, n_components: int, n_features: int) -> Float[Array, "k d"]:
         return jnp.tile(jnp.exp(self.log_cholesky)[:, None], (1, n_features))
@@ -36,13 +33,3 @@ class SphericalCovariance(AbstractCovariance):
     @classmethod
     def n_parameters(cls, n_components: int, n_features: int) -> int:
         return n_components
-
-    def marginal(self, indices: np.ndarray, n_components: int, n_features: int) -> Self:
-        return self
-
-    def convolve(
-        self, noise: Float[Array, "*m"], n_components: int, n_features: int
-    ) -> AbstractCovariance:
-        if noise.ndim > 0:
-            return super().convolve(noise, n_components, n_features)
-        return type(self)(self.log_cholesky - jnp.log1p(noise * jnp.exp(2 * self.log_cholesky)) / 2)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .. import _checks, _rows
-from .._background import BackgroundMixture, UniformBackground
+from .._background import BackgroundMixture, as_background
 from .._covariance import structure_named
 from .._data import Data, Samples, check_rows, completed, without_weights
 from .._engine.floor import RELATIVE
@@ -108,9 +108,8 @@ def initialize(
     if method not in METHODS:
         known = ", ".join(repr(name) for name in METHODS)
         raise ValueError(f"method={method!r} is unknown; expected one of {known}.")
+    background = as_background(background, x)
     x, weights = without_weights(check_rows(x, n_components + (background is not None)), weights)
-    if background is True:
-        background = UniformBackground.of(x)
     weights = _checks.check_weights(weights, x.shape[0], x.dtype)
     if isinstance(x, Data) and not x.decides:
         x = eqx.tree_at(lambda data: data.labels, x, None, is_leaf=lambda leaf: leaf is None)
