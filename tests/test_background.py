@@ -281,6 +281,10 @@ def test_bad_input_is_refused_with_the_fix():
         before(weight=1.5)
     with pytest.raises(ValueError, match=r"gmm\.mixture"):
         gmmx.kl_divergence(gmm, gmm.mixture, key=jax.random.key(0), n_samples=10)
+    for refused in (gmmx.entropy_bounds, gmmx.sklearn.to_sklearn):
+        with pytest.raises(ValueError, match=r"gmm\.mixture"):
+            refused(gmm)
+    assert isinstance(gmmx.initialize(x, 2, background=False), gmmx.GaussianMixture)
     with pytest.raises(ValueError, match="UniformBackground"):
         gmmx.save("nowhere.safetensors", before(gmm.mixture))
     turned = gmmx.Data(x, noise=np.eye(2))

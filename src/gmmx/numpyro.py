@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 
+from ._components import check_gaussian
 from ._covariance import structure_named
 from ._linalg import inverse_lower
 from ._mixture import GaussianMixture
@@ -17,6 +18,7 @@ def to_numpyro(gmm: GaussianMixture) -> dist.MixtureSameFamily:
 
     It is a function of the leaves, so gradients pass through it.
     """
+    check_gaussian(gmm)
     roots = inverse_lower(gmm.dense_factors())
     components = dist.MultivariateNormal(gmm.means, scale_tril=roots)
     # numpyro refuses −∞, the logit of a weight of zero.

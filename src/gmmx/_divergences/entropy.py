@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._algebra.merge import collapse
-from .._components import AbstractComponents
+from .._components import AbstractComponents, check_gaussian
 from .kl import pairwise_kl
 from .overlap import pairwise_sum
 
@@ -37,6 +37,7 @@ def entropy_bounds(p: AbstractComponents) -> EntropyBounds:
     right are exact where components lie far apart and where they coincide, and the upper one is
     never above that of Huber et al.
     """
+    check_gaussian(p)
     d = p.n_features
     total, distance = pairwise_sum(p, p)
     own = p.half_log_det()

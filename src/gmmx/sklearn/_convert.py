@@ -12,6 +12,7 @@ from sklearn.mixture import GaussianMixture as SklearnMixture
 from sklearn.utils.validation import check_is_fitted
 
 from .. import _checks
+from .._components import check_gaussian
 from .._covariance import AbstractCovariance, structure_named
 from .._mixture import GaussianMixture
 
@@ -68,6 +69,7 @@ def to_sklearn(gmm: GaussianMixture, **parameters: Any) -> SklearnMixture:
 
     **Raises:** `ValueError` if scikit-learn does not have the structure.
     """
+    check_gaussian(gmm)
     check_known(gmm.covariance_type)
     estimator = SklearnMixture(
         gmm.n_components,
