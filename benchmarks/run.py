@@ -17,7 +17,18 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:] = [str(ROOT), *(p for p in sys.path if Path(p or ".").resolve() != ROOT / "benchmarks")]
 
-PARTS = ("roof", "train", "predict", "memory", "cold", "compile", "many", "gradient", "accuracy")
+PARTS = (
+    "roof",
+    "train",
+    "predict",
+    "memory",
+    "cold",
+    "compile",
+    "many",
+    "gradient",
+    "accuracy",
+    "quality",
+)
 
 
 def main(arguments=None):

@@ -26,10 +26,7 @@ from gmmx._engine.moments import maximise
 from gmmx._engine.rows import Rows
 
 PAGE = Path(__file__).parent.parent / "docs" / "extending.md"
-pytestmark = [
-    pytest.mark.skipif(not PAGE.exists(), reason="an installation without docs/"),
-    pytest.mark.usefixtures("quick_compilation"),
-]
+pytestmark = pytest.mark.skipif(not PAGE.exists(), reason="an installation without docs/")
 
 # The contract of the structures, collected here for the new one.
 for _module in (test_structures, test_operations):

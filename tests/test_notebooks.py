@@ -6,6 +6,7 @@ from pathlib import Path
 import nbclient
 import nbformat
 import pytest
+from conftest import quick_options
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 
@@ -15,16 +16,16 @@ def notebook(request) -> nbformat.NotebookNode:
     return nbformat.read(request.param, as_version=4)
 
 
-def test_it_runs(notebook, tmp_path, monkeypatch):
+def test_it_runs(notebook, tmp_path):
     # Elsewhere than beside its file, as a reader may; and on one device, as a reader has.
-    monkeypatch.delenv("XLA_FLAGS", raising=False)
     client = nbclient.NotebookClient(
         notebook,
         timeout=180,
         kernel_name="python3",
         resources={"metadata": {"path": str(tmp_path)}},
     )
-    client.execute(env={**os.environ, "GMMX_SMALL": "1"})
+    flags = " ".join(f"--{name}={str(v).lower()}" for name, v in quick_options().items())
+    client.execute(env={**os.environ, "GMMX_SMALL": "1", "XLA_FLAGS": flags})
 
 
 def test_it_was_run_as_committed(notebook):

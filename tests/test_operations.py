@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import STRUCTURES, quickly
+from conftest import STRUCTURES
 from jaxprs import lapack, largest, traced
 from operations import OPERATIONS, D, Dense, K, N, arrays, dense, natural
 
@@ -124,7 +124,7 @@ def program(operation):
         values, pull = jax.vjp(lambda inputs: arrays(operation.call(*inputs)), inputs)
         return values, pull(backwards)[0]
 
-    return quickly(jax.vmap(at_place, in_axes=(0, None)))
+    return jax.jit(jax.vmap(at_place, in_axes=(0, None)))
 
 
 def one_row(operation, inputs, i):
@@ -278,7 +278,7 @@ def test_chunked_is_whole(operation, structure):
     gmm, *inputs = in_dtype(given(operation, structure, k, d, n), np.float64)
     starts = np.minimum(np.arange(0, n, size), n - size)
 
-    @quickly
+    @jax.jit
     def both(gmm, inputs):
         def part(start):
             rows = [

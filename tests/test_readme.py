@@ -23,7 +23,7 @@ PAGES = [README, *(ROOT / "docs" / f"{name}.md" for name in GUIDES)]
 pytestmark = [
     pytest.mark.skipif(not README.exists(), reason="an installation without its README"),
     # As a reader has it, whose JAX promotes dtypes.
-    pytest.mark.usefixtures("optax_promotion", "quick_compilation"),
+    pytest.mark.usefixtures("optax_promotion"),
 ]
 
 

@@ -1,6 +1,7 @@
 """What `gmmx.select` gives back: the table of fits, printed, exported and searched for its best."""
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -72,7 +73,8 @@ _COLUMNS = (
 class Selection:
     """The outcome of `gmmx.select`: a table of fits, and the best of them.
 
-    Printed, it is the table. `gmmx.plot.selection` draws it.
+    Printed, it is its `table` or, with one structure, its `summary`. `gmmx.plot.selection` draws
+    it.
     """
 
     candidates: tuple[Candidate, ...]
@@ -89,18 +91,31 @@ class Selection:
 
         **Raises:** `ValueError` where every fit failed.
         """
-        values = np.array([getattr(candidate, self.criterion) for candidate in self.candidates])
-        if np.isnan(values).all():
+        found = self.top(1)
+        if not found:
             first = self.candidates[0]
             raise ValueError(
                 f"every fit failed, so none is best. The first, {_name(first)}: "
                 f"{Status[first.result.status]}"
             )
-        values = CRITERIA[self.criterion] * values
-        sound = ~np.array([candidate.spurious for candidate in self.candidates])
-        if np.isfinite(values[sound]).any():
-            values = np.where(sound, values, np.nan)
-        return self.candidates[int(np.nanargmax(values))]
+        return found[0]
+
+    def top(self, number: int = 3) -> tuple[Candidate, ...]:
+        """So many of the best candidates, the best first.
+
+        Those with a component that is no cluster come after all others. Fits that failed are left
+        out.
+        """
+        worse, values = -CRITERIA[self.criterion], map(self._value, self.candidates)
+        order = [
+            (candidate.spurious, worse * value, i)
+            for i, (candidate, value) in enumerate(zip(self.candidates, values, strict=True))
+            if not np.isnan(value)
+        ]
+        return tuple(self.candidates[i] for *_, i in sorted(order)[:number])
+
+    def _value(self, candidate: Candidate) -> float:
+        return getattr(candidate, self.criterion)
 
     def to_dict(self) -> dict[str, list[Any]]:
         """The table, a list for each column: `pandas.DataFrame(selection.to_dict())`.
@@ -116,21 +131,33 @@ class Selection:
 
         return selection(self, ax=ax, **options)
 
+    def table(self) -> _summary.Summary:
+        """The criterion of all fits, with a column for each structure; then the best three."""
+        structures = list(dict.fromkeys(c.covariance_type for c in self.candidates))
+        sizes = list(dict.fromkeys(c.n_components for c in self.candidates))
+        values = {(c.n_components, c.covariance_type): self._value(c) for c in self.candidates}
+        cells = [[values.get((k, name), math.nan) for name in structures] for k in sizes]
+        best = [(_name(candidate), self._value(candidate)) for candidate in self.top()]
+        return _summary.of_criterion(self.criterion, structures, sizes, cells, best)
+
     def summary(self) -> _summary.Summary:
-        """The table, the best fit marked."""
+        """All columns, with a row for each fit, the best one marked."""
         table = self.to_dict()
         del table["converged"]
-        failed = all(candidate.failed for candidate in self.candidates)
-        best = None if failed else self.candidates.index(self.best)
+        best = next((self.candidates.index(candidate) for candidate in self.top(1)), None)
         return _summary.of_selection(table, best, self.criterion)
 
     def __str__(self) -> str:
-        return str(self.summary())
+        return str(self._shown())
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        return self.summary()._repr_html_()
+        return self._shown()._repr_html_()
+
+    def _shown(self) -> _summary.Summary:
+        one = len({candidate.covariance_type for candidate in self.candidates}) == 1
+        return self.summary() if one else self.table()
 
 
 def _name(candidate: Candidate) -> str:

@@ -277,6 +277,32 @@ def of_selection(table: dict[str, list[Any]], best: int | None, criterion: str) 
     return Summary([], ["", *headings], rows, "l" + align, [f"* the best by {criterion}"])
 
 
+def of_criterion(
+    criterion: str,
+    structures: Sequence[str],
+    sizes: Sequence[int],
+    values: Sequence[Sequence[float]],
+    best: Sequence[tuple[str, float]],
+) -> Summary:
+    """A criterion, a row for each number of components and a column for each structure.
+
+    **Arguments:**
+
+    - `best`: the best fits by name, with their values.
+    """
+    rows = [
+        [str(k), *(_cell(criterion, value) for value in row)]
+        for k, row in zip(sizes, values, strict=True)
+    ]
+    after = [
+        f"{name}: {_cell(criterion, value)}" + (f" ({value - best[0][1]:+.4g})" if i else "")
+        for i, (name, value) in enumerate(best)
+    ]
+    heading = f"The best by {criterion}:" if best else "Every fit failed."
+    align = "r" * (1 + len(structures))
+    return Summary([], ["K", *structures], rows, align, ["", heading, *after])
+
+
 def _cell(column: str, value: Any) -> str:
     if isinstance(value, float):
         digits = 4 if column in ("log_likelihood", "held_out") else 1

@@ -281,27 +281,33 @@ def solve(
     gmm: AbstractMixture,
     weights: Array | None,
     key: PRNGKeyArray | None,
+    limit: Int[Array, ""] | None = None,
 ) -> FitResult:
-    """The whole fit as one pure function; its derivatives are not those of its steps."""
+    """The whole fit as one pure function; its derivatives are not those of its steps.
+
+    **Arguments:**
+
+    - `limit`: on the number of steps, where it is less than `max_iter`.
+    """
     settings, fixed = eqx.partition(fitter, eqx.is_array)
     ladder = fitter.ladder(x, gmm)
 
     def steps(arguments: PyTree) -> FitResult:
-        settings, data, start, counts, key = arguments
+        settings, data, start, counts, key, limit = arguments
         solver = eqx.combine(settings, fixed)
-        limit = solver.max_iter
+        most = solver.max_iter
         rows, state = _begin(solver, data, start, counts, key, ladder)
-        ends = ladder.ends()
-        state, history = _advance(solver, state, rows, counts, limit, ends, limit)
+        end = most if limit is None else limit
+        state, history = _advance(solver, state, rows, counts, end, ladder.ends(), most)
         result = solver.finish(state)
-        of_start = history.reshape(limit, -1)[:, result.start]
+        of_start = history.reshape(most, -1)[:, result.start]
         # The last value is of the model that came out, and not of the start of a step.
-        past = jnp.arange(limit, dtype=jnp.int32) < result.n_iter
+        past = jnp.arange(most, dtype=jnp.int32) < result.n_iter
         return dataclasses.replace(result, history=jnp.where(past, of_start, -jnp.inf))
 
     # Beside the n × K × d numbers of y there are as many again that come and go.
     batches = in_batches(steps, 2 * x.size * gmm.n_components, x.dtype.itemsize)
-    result = batches((*constant((settings, x, gmm, weights)), key))
+    result = batches((*constant((settings, x, gmm, weights)), key, limit))
     return fitter.attach(result, x, gmm, weights)
 
 

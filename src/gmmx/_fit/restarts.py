@@ -107,7 +107,7 @@ class Restarts(AbstractFitter):
 
     def _gather(self, members: FitState) -> FitState:
         """The state of all starts, as one."""
-        best = jnp.argmax(_rankable(members.log_likelihood))
+        best = jnp.argmax(_rankable(members.log_likelihood, 1))
         running = jnp.any(members.status == Status.running)
         return FitState(
             gmm=jax.tree.map(lambda leaf: leaf[best], members.gmm),
@@ -167,13 +167,22 @@ def best_of(results: FitResult) -> Int[Array, ""]:
 
     Of all that did not fail where none is such, and of all where every one failed.
     """
-    likely = _rankable(results.log_likelihood)
-    grade = jnp.where(results.failed, 0, jnp.where(jnp.any(results.spurious, axis=1), 1, 2))
+    grade, likely = rank(results)
     return jnp.argmax(jnp.where(grade == jnp.max(grade), likely, -jnp.inf))
 
 
-def _rankable(log_likelihood: Float[Array, "starts *inner"]) -> Float[Array, " starts"]:
-    """The likelihood of each start; −∞ for one that failed."""
+def rank(result: FitResult) -> tuple[Int[Array, "*starts"], Float[Array, "*starts"]]:
+    """The grade of a result, or of each of a batch, and its likelihood, which tells equals apart.
+
+    Two where all components are clusters, one where some are not, zero where the fit failed.
+    """
+    sound = ~jnp.any(result.spurious, axis=-1)
+    grade = jnp.where(result.failed, 0, jnp.where(sound, 2, 1)).astype(jnp.int32)
+    return grade, _rankable(result.log_likelihood, grade.ndim)
+
+
+def _rankable(log_likelihood: Float[Array, "*starts"], n_axes: int) -> Float[Array, "*outer"]:
+    """The likelihood of each start, of so many axes of them; −∞ for one that failed."""
     ranked = jnp.where(jnp.isnan(log_likelihood), -jnp.inf, log_likelihood)
     # A start with starts of its own counts as the best of them.
-    return jnp.max(ranked.reshape(ranked.shape[0], -1), axis=1)
+    return jnp.max(ranked, axis=tuple(range(n_axes, ranked.ndim)))

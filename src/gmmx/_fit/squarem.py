@@ -35,11 +35,14 @@ class Squarem(eqx.Module):
     """The bound on a"""
     leaping: Bool[Array, ""]
     """Whether the model in hand was extrapolated"""
+    slowness: Float[Array, ""]
+    """The ratio by which the gains of EM fall, as the last leap found it"""
 
     @classmethod
     def begin(cls, gmm: AbstractMixture) -> Self:
         """Before the first step, which is one of EM."""
-        return cls(gmm, jnp.ones((), gmm.dtype), jnp.asarray(True))
+        one = jnp.ones((), gmm.dtype)
+        return cls(gmm, one, jnp.asarray(True), one)
 
     def step(
         self,
@@ -56,10 +59,13 @@ class Squarem(eqx.Module):
         - `units`: norms are taken in these, so that nothing depends on the units of the data.
         """
         leap = ~self.leaping
-        further, hit = self._leap(gmm, updated, units, frozen)
+        further, ratio = self._leap(gmm, updated, units, frozen)
+        hit = ratio >= self.longest
         longest = jnp.where(leap & hit, _FACTOR * self.longest, self.longest)
         anchor = where(leap, self.anchor, gmm)
-        memory = dataclasses.replace(self, anchor=anchor, longest=longest, leaping=leap)
+        # Steps shrink by 1 − 1/a, and gains are as their squares.
+        slowness = jnp.where(leap, (1 - 1 / jnp.maximum(ratio, 1)) ** 2, self.slowness)
+        memory = Squarem(anchor, longest, leap, slowness)
         return where(leap, further, updated), memory
 
     def refused(self) -> Self:
@@ -73,8 +79,8 @@ class Squarem(eqx.Module):
         newest: AbstractMixture,
         units: Standardisation,
         frozen: frozenset[str],
-    ) -> tuple[AbstractMixture, Bool[Array, ""]]:
-        """θ', and whether a was as long as it may be."""
+    ) -> tuple[AbstractMixture, Float[Array, ""]]:
+        """θ', and a without its bounds."""
         (zero, _), (one, _), (two, held) = (
             split(units.into(gmm), frozen) for gmm in (self.anchor, middle, newest)
         )
@@ -87,7 +93,7 @@ class Squarem(eqx.Module):
             lambda end, r, v: end + (2 * (a - 1) * r + (a**2 - 1) * v), two, r, v
         )
         back = units.back(eqx.combine(further, held))
-        return keep(back, newest, frozen), ratio >= self.longest
+        return keep(back, newest, frozen), ratio
 
 
 def _difference(a: Array, b: Array) -> Array:

@@ -1,8 +1,10 @@
 """The start that short runs of EM tell apart."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from .._components import Components
 from .._covariance import AbstractCovariance
@@ -16,12 +18,80 @@ from .._engine.moments import maximise
 from . import kmeans
 from .within import rounded
 
-# How many starts are compared, and the steps of EM that each of them gets.
-_RUNS = 6
-_STEPS = 40
+RUNS = 7
+"""How many starts are compared: six by k-means, and shells"""
+STEPS = 40
+"""The steps of EM that each of them gets"""
 # Rows that are enough to tell starts apart, in all and for each component.
 _ROWS = 2**14
 _ROWS_EACH = 100
+# A component that is not there is seeded here, in units in which the data have variance one.
+_FAR = 1e6
+
+
+def some_rows(
+    x: Samples, weights: Float[Array, " n"], k: int, key: PRNGKeyArray
+) -> tuple[Any, Float[Array, " m"]]:
+    """Of many rows some, drawn by weight, so that each of them counts once."""
+    most = max(_ROWS, _ROWS_EACH * k)
+    if x.shape[0] <= most:
+        return x, weights
+    drawn = kmeans.draw(weights, jax.random.uniform(key, (most,), weights.dtype))
+    return take(x, drawn), jnp.ones(most, weights.dtype)
+
+
+def clusterings(
+    x: Float[Array, "n d"],
+    weights: Float[Array, " n"],
+    k: int,
+    key: PRNGKeyArray,
+    diagonal: bool,
+    wanted: Int[Array, ""] | None = None,
+) -> Clusters:
+    """The clusters of six runs of k-means, and shells about the mean of all rows.
+
+    k-means takes distances in three ways: with each feature scaled, in the covariance of all rows,
+    and in that of near ones, which finds clusters however they are elongated. Shells find clusters
+    inside others.
+
+    **Arguments:**
+
+    - `diagonal`: whether the diagonals of the scatters are enough.
+    - `wanted`: how many clusters have members, the first ones; all k by default.
+    """
+    scaled, white = (Frame.of_data(x, weights, turned).apply(x) for turned in (False, True))
+    seen = jnp.stack([scaled, rounded(white, weights, k if wanted is None else wanted, key), white])
+    there: Bool[Array, " k"] | None = None
+    if wanted is not None:
+        there = jnp.arange(k, dtype=wanted.dtype) < wanted
+
+    def by_kmeans(run: tuple[Array, PRNGKeyArray]) -> Int[Array, " n"]:
+        number, key = run
+        z = seen[number % len(seen)]
+        seeds = kmeans.plusplus(z, weights, k, key)
+        seeds = seeds if there is None else jnp.where(there[:, None], seeds, _FAR)
+        return kmeans.lloyd(z, weights, seeds, there)
+
+    def of(labels: Int[Array, " n"]) -> Clusters:
+        members = jax.nn.one_hot(labels, k, dtype=x.dtype) * weights[:, None]
+        return Clusters.of(x, members, diagonal)
+
+    runs = jnp.arange(RUNS - 1, dtype=jnp.int32), jax.random.split(key, RUNS - 1)
+    labels = jax.lax.map(by_kmeans, runs)
+    shells = _shells(white, weights, k if wanted is None else wanted)
+    return jax.lax.map(of, jnp.concatenate([labels, shells[None].astype(labels.dtype)]))
+
+
+def _shells(
+    z: Float[Array, "n d"], weights: Float[Array, " n"], k: int | Int[Array, ""]
+) -> Int[Array, " n"]:
+    """The k parts of equal weight by the distance from zero."""
+    order = jnp.argsort(jnp.sum(z**2, axis=1))
+    cumulative = jnp.cumsum(weights[order] / jnp.max(weights))
+    # A row's place is the middle of its weight.
+    middle = cumulative - weights[order] / jnp.max(weights) / 2
+    shell = jnp.floor(middle / cumulative[-1] * jnp.asarray(k, z.dtype)).astype(jnp.int32)
+    return jnp.zeros_like(shell).at[order].set(jnp.clip(shell, 0, k - 1))
 
 
 def by_short_runs(
@@ -33,38 +103,23 @@ def by_short_runs(
     key: PRNGKeyArray,
     reg_covar: Float[Array, "*d"],
 ) -> Components:
-    """The likeliest, after a few steps of EM, of starts by k-means (Biernacki et al. 2003).
+    """The likeliest, after a few steps of EM, of several starts (Biernacki et al. 2003).
 
-    Their distances are taken in three ways: with each feature scaled, in the covariance of all
-    rows, and in that of near ones, which finds clusters however they are elongated. A start with a
-    component that has collapsed is taken only where all of them have one. Of many rows some are
-    drawn.
+    A start with a component that has collapsed is taken only where all of them have one.
     """
-    n, key = x.shape[0], jax.random.fold_in(key, 1)
-    most = max(_ROWS, _ROWS_EACH * k)
-    if n > most:
-        # By weight, so that each of those drawn counts once.
-        some = kmeans.draw(weights, jax.random.uniform(key, (most,), weights.dtype))
-        x, weights = take(x, some), jnp.ones(most, weights.dtype)
-    points = completed(x, weights)
-    scaled, white = (
-        Frame.of_data(points, weights, turned).apply(points) for turned in (False, True)
-    )
-    seen = jnp.stack([scaled, rounded(white, weights, k, key), white])
+    key = jax.random.fold_in(key, 1)
+    x, weights = some_rows(x, weights, k, key)
+    starts = clusterings(completed(x, weights), weights, k, key, structure.axis_aligned)
 
-    def start(number: Array, key: PRNGKeyArray) -> Components:
-        z = seen[number % len(seen)]
-        labels = kmeans.lloyd(z, weights, kmeans.plusplus(z, weights, k, key))
-        members = jax.nn.one_hot(labels, k, dtype=z.dtype) * weights[:, None]
-        clusters = Clusters.of(points, members, structure.axis_aligned)
+    def start(clusters: Clusters) -> Components:
         return clusters.fit(mixture, structure, reg_covar)
 
     floor = Floor.of(reg_covar, x, weights)
-    like = jax.eval_shape(start, jnp.zeros((), jnp.int32), key)
+    like = jax.eval_shape(start, jax.tree.map(lambda leaf: leaf[0], starts))
     ladder = ladder_of(like, x, x.shape[0], products=2).ends()
     rows = rows_of(x, like, weights, ladder)
 
-    def run(begin: tuple[Array, PRNGKeyArray]) -> tuple[Components, Array, Array]:
+    def run(clusters: Clusters) -> tuple[Components, Array, Array]:
         def step(_: Array, carry: tuple[Components, Array]) -> tuple[Components, Array]:
             gmm, _ = carry
             form = Form.of(gmm, rows.frame)
@@ -72,12 +127,11 @@ def by_short_runs(
             moments, _ = rows.expect(form, weights, ladder, way)
             return maximise(gmm, form, moments, rows.frame, floor.variances), moments.log_likelihood
 
-        gmm = start(*begin)
-        gmm, value = jax.lax.fori_loop(0, _STEPS, step, (gmm, jnp.zeros((), gmm.dtype)))
+        gmm = start(clusters)
+        gmm, value = jax.lax.fori_loop(0, STEPS, step, (gmm, jnp.zeros((), gmm.dtype)))
         sound = ~jnp.any(floor.spurious(gmm, jnp.sum(weights), frozenset()))
         return gmm, jnp.where(jnp.isfinite(value), value, -jnp.inf), sound
 
-    numbers = jnp.arange(_RUNS, dtype=jnp.int32)
-    found, values, sound = jax.lax.map(run, (numbers, jax.random.split(key, _RUNS)))
+    found, values, sound = jax.lax.map(run, starts)
     best = jnp.argmax(jnp.where(sound | ~jnp.any(sound), values, -jnp.inf))
     return jax.tree.map(lambda leaf: leaf[best], found)

@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .._linalg import einsum, whiten_by
 from . import kmeans
@@ -14,7 +14,10 @@ _SHARE = 0.6
 
 
 def rounded(
-    z: Float[Array, "n d"], weights: Float[Array, " n"], k: int, key: PRNGKeyArray
+    z: Float[Array, "n d"],
+    weights: Float[Array, " n"],
+    k: int | Int[Array, ""],
+    key: PRNGKeyArray,
 ) -> Float[Array, "n d"]:
     """The rows in units of the covariance that near pairs of them have.
 
@@ -32,7 +35,7 @@ def rounded(
     v = z[kmeans.draw(weights, heights[0])] - z[kmeans.draw(weights, heights[1])]
     # Equal rows say nothing of a covariance.
     apart = jnp.any(v != 0, axis=1)
-    count = max(int(_PAIRS * _SHARE / k), min(_PAIRS, 4 * d))
+    count = jnp.maximum(int(_PAIRS * _SHARE) // k, min(_PAIRS, 4 * d))
     little = 1e-4 * jnp.eye(d, dtype=z.dtype)
 
     def step(_: Array, covariance: Float[Array, "d d"]) -> Float[Array, "d d"]:

@@ -18,12 +18,11 @@ from .. import _checks
 from .._covariance import structure_named
 from .._data import Data, check_rows
 from .._fit.base import AbstractFitter
-from .._fit.em import EMFitter
 from .._fit.state import FitState
 from .._fit.status import Status
 from .._mixture import GaussianMixture as Mixture
 from ._convert import COVARIANCE_TYPES, assemble, check_known, fitted_parameters, to_sklearn
-from ._fit import Outcome, double_precision, run
+from ._fit import Outcome, SklearnEM, double_precision, run
 from ._report import Report
 from ._rows import Rows, checked, measured, rough
 from ._start import Given, check_defined, start
@@ -251,7 +250,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             return Outcome(gmm, [], False, None)
         fitter, key = self.fitter, None
         if fitter is None:
-            fitter = EMFitter(self.tol, self.max_iter, np.full(rows.shape[1], self.reg_covar))
+            fitter = SklearnEM(self.tol, self.max_iter, np.full(rows.shape[1], self.reg_covar))
         else:
             # Not for EM, which draws nothing: scikit-learn's sequence of draws stays the same.
             key = jax.random.key(random.randint(_MAX_SEED))
