@@ -59,6 +59,7 @@ from ._io import save as save
 from ._mixture import GaussianMixture as GaussianMixture
 from ._posterior import AbstractPosterior as AbstractPosterior
 from ._raw import raw_size as raw_size
+from ._rows import pad_rows as pad_rows
 from ._select import select as select
 from ._selection import Candidate as Candidate
 from ._selection import Selection as Selection
