@@ -128,7 +128,7 @@ def slow():
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_slow_fit_gives_a_good_gradient_or_none(slow, dtype):
-    """At every tolerance, and both are met."""
+    """At every tolerance. In float64 both are met; float32 may be good at each."""
     x, start = (jax.tree.map(lambda leaf: leaf.astype(dtype), value) for value in slow)
 
     def loss(inputs):
@@ -149,7 +149,7 @@ def test_a_slow_fit_gives_a_good_gradient_or_none(slow, dtype):
         np.testing.assert_allclose(along(exact, direction), slow_slope, rtol=1e-6)
 
     outcomes = []
-    for tol in 10.0 ** -np.arange(2, 15):
+    for tol in 10.0 ** -np.arange(2, 15, 2):
         try:
             found = both((x, jnp.asarray(tol, dtype)))[1][0]
         except RuntimeError as error:
@@ -158,9 +158,9 @@ def test_a_slow_fit_gives_a_good_gradient_or_none(slow, dtype):
             outcomes.append(False)
             continue
         outcomes.append(True)
-        error = 20 * bound(dtype) * jnp.max(jnp.abs(exact))
+        error = bound(dtype) * jnp.max(jnp.abs(exact))
         np.testing.assert_allclose(found, exact, rtol=0, atol=error)
-    assert outcomes[-1] and not outcomes[0]
+    assert outcomes[-1] and (dtype == "float32" or not outcomes[0])
     # Once tight enough, tight enough from there.
     assert sorted(outcomes) == outcomes
 
@@ -281,3 +281,70 @@ def test_linear_systems():
     assert not jax.jit(lambda b: solve_by_products(times(singular), b))(b)[1]
     x, found = solve_by_products(times(singular), jnp.zeros_like(b))
     assert found and not x.any()
+
+
+def overlapping(gap, n, seed=0):
+    """Three unit Gaussians in the corners of a triangle, and a start at the truth."""
+    rng = np.random.default_rng(seed)
+    centres = gap * np.array([[0, 0], [1, 0], [0.5, 0.75**0.5]])
+    x = rng.normal(size=(n, 2)) + centres[rng.integers(0, 3, n)]
+    eye = np.tile(np.eye(2), (3, 1, 1))
+    return jnp.asarray(x), gmmx.GaussianMixture.from_parameters(np.full(3, 1 / 3), centres, eye)
+
+
+def test_components_that_overlap_have_gradients_in_both_precisions():
+    """EM leaves the model far from the fixed point there; Newton's steps go the rest of the way."""
+    x, start = overlapping(2.5, 300)
+
+    def gradient(dtype, tol):
+        fitter = EMFitter(tol=tol, max_iter=500, reg_covar=0, accelerate=True)
+        begun, data = jax.tree.map(lambda leaf: leaf.astype(dtype), (start, x))
+        return jax.jit(jax.grad(lambda x: summary(fitter.fit(x, begun).gmm)))(data)
+
+    exact, recommended = (gradient(np.float64, tol) for tol in (1e-15, 1e-12))
+    assert jnp.linalg.norm(recommended - exact) < 1e-6 * jnp.linalg.norm(exact)
+    found = gradient(np.float32, 1e-7).astype(np.float64)
+    assert jnp.linalg.norm(found - exact) < 0.02 * jnp.linalg.norm(exact)
+
+
+def test_one_bad_fit_of_a_batch_does_not_cost_the_others(x):
+    """One fit starts from equal components, which EM cannot separate: no isolated fixed point."""
+    start = gmmx.initialize(x, K)
+    many = jnp.stack([x, x, 1.1 * x + 0.2])
+    twins = gmmx.GaussianMixture(
+        start.logits, jnp.stack([start.means[0]] * K),
+        gmmx.FullCovariance(jnp.stack([start.structure.log_cholesky[0]] * K)),
+    )  # fmt: skip
+    starts = jax.tree.map(lambda a, b: jnp.stack([a, b, a]), start, twins)
+
+    def gradients(policy):
+        fitter = EMFitter(tol=1e-12, max_iter=500, reg_covar=1e-2, on_unconverged=policy)
+        gradient = jax.grad(lambda x, start: summary(fitter.fit(x, start).gmm))
+        return jax.jit(jax.vmap(gradient))(many, starts)
+
+    alone = jax.jit(jax.grad(lambda x: summary(fitted(x, start).gmm)))
+    by_nan, by_zero = gradients("nan"), gradients("zero")
+    for found in (by_nan, by_zero):
+        for i in (0, 2):
+            np.testing.assert_allclose(found[i], alone(many[i]), rtol=1e-6, atol=1e-9)
+    assert jnp.isnan(by_nan[1]).all() and (by_zero[1] == 0).all()
+
+
+def test_a_component_that_was_never_there_is_no_obstacle(x):
+    start = gmmx.initialize(x, K)
+    padded = gmmx.GaussianMixture(
+        jnp.append(start.logits, -jnp.inf),
+        jnp.concatenate([start.means, jnp.ones((1, D))]),
+        gmmx.FullCovariance(jnp.concatenate([start.structure.log_cholesky, jnp.zeros((1, D, D))])),
+    )
+
+    def means(x, start):
+        return jnp.sum(jnp.sin(fitted(x, start).gmm.means[:K]))
+
+    found, expected = (jax.jit(jax.grad(means))(x, gmm) for gmm in (padded, start))
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-9)
+
+
+def test_an_unknown_policy_is_refused():
+    with pytest.raises(ValueError, match="on_unconverged='ignore'; expected one of 'raise'"):
+        EMFitter(on_unconverged="ignore")

@@ -20,10 +20,10 @@ LAYERS = [
     "gmmx._components",
     "gmmx._engine",
     """gmmx._algebra gmmx._anomaly gmmx._criteria gmmx._divergences gmmx._pathwise
-    gmmx._sampling gmmx._scores gmmx._summary""",
+    gmmx._raw gmmx._sampling gmmx._scores gmmx._summary""",
     "gmmx._abstract_mixture gmmx._mixture",
     "gmmx._background gmmx._batch",
-    "gmmx._fit gmmx._init gmmx._posterior",
+    "gmmx._fit gmmx._init gmmx._posterior gmmx.nn",
     """gmmx._io gmmx._select gmmx._selection gmmx.flowjax gmmx.numpyro gmmx.plot
     gmmx.sklearn""",
     "gmmx",

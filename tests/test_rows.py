@@ -125,3 +125,25 @@ def test_a_selection(n):
         found = (row.log_likelihood, row.bic, row.icl, row.aic)
         np.testing.assert_allclose(found, criteria(row.gmm, x), rtol=1e-12)
         np.testing.assert_allclose(row.result.log_likelihood, row.log_likelihood, rtol=1e-12)
+
+
+def test_padded_rows_change_nothing_and_compile_once(compilations):
+    gmm = gmmx.GaussianMixture.create(K, D, dtype=np.float64)
+    score = jax.jit(lambda x, weights: gmm.score(x, weights=weights))
+    x = clusters(20)
+    found = []
+    score(*gmmx.pad_rows(x, 8))
+    with compilations() as compiled:
+        for n in (17, 20, 24):
+            rows, weights = gmmx.pad_rows(clusters(n), 24)
+            assert rows.shape == (24, D) and np.asarray(weights).sum() == n
+            found.append(score(rows, weights))
+    assert not compiled
+    for n, value in zip((17, 20, 24), found, strict=True):
+        np.testing.assert_allclose(value, gmm.score(clusters(n)), rtol=1e-12)
+    own = np.linspace(1, 2, 20)
+    rows, weights = jax.jit(lambda x: gmmx.pad_rows(x, 8, weights=own))(x)
+    np.testing.assert_array_equal(weights, np.append(own, np.zeros(4)))
+    np.testing.assert_array_equal(rows[20:], np.tile(x[-1], (4, 1)))
+    with pytest.raises(ValueError, match="at least one row"):
+        gmmx.pad_rows(x[:0], 8)

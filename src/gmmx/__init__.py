@@ -6,6 +6,7 @@ from importlib.metadata import version as _version
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
+from . import nn as nn
 from ._algebra.product import product as product
 from ._anomaly import log_prob_threshold as log_prob_threshold
 from ._background import BackgroundMixture as BackgroundMixture
@@ -14,6 +15,20 @@ from ._batch import MixtureBatch as MixtureBatch
 from ._cache import enable_compilation_cache as enable_compilation_cache
 from ._covariance import FAMILIES as FAMILIES
 from ._covariance import AbstractCovariance as AbstractCovariance
+from ._covariance.diagonal import DiagonalCovariance as DiagonalCovariance
+from ._covariance.eev import EEVCovariance as EEVCovariance
+from ._covariance.eii import EIICovariance as EIICovariance
+from ._covariance.eve import EVECovariance as EVECovariance
+from ._covariance.evi import EVICovariance as EVICovariance
+from ._covariance.evv import EVVCovariance as EVVCovariance
+from ._covariance.full import FullCovariance as FullCovariance
+from ._covariance.spherical import SphericalCovariance as SphericalCovariance
+from ._covariance.tied import TiedCovariance as TiedCovariance
+from ._covariance.tied_diagonal import TiedDiagonalCovariance as TiedDiagonalCovariance
+from ._covariance.vee import VEECovariance as VEECovariance
+from ._covariance.vei import VEICovariance as VEICovariance
+from ._covariance.vev import VEVCovariance as VEVCovariance
+from ._covariance.vve import VVECovariance as VVECovariance
 from ._data import Data as Data
 from ._divergences.entropy import EntropyBounds as EntropyBounds
 from ._divergences.entropy import entropy_bounds as entropy_bounds
@@ -43,6 +58,8 @@ from ._io import load as load
 from ._io import save as save
 from ._mixture import GaussianMixture as GaussianMixture
 from ._posterior import AbstractPosterior as AbstractPosterior
+from ._raw import raw_size as raw_size
+from ._rows import pad_rows as pad_rows
 from ._select import select as select
 from ._selection import Candidate as Candidate
 from ._selection import Selection as Selection

@@ -17,6 +17,7 @@ from ._engine.floor import RELATIVE
 from ._engine.memberships import fit_memberships
 from ._linalg import einsum, inverse_lower, log_weight
 from ._pathwise import pathwise as reparameterised
+from ._raw import MIN_SCALE, pack, unpack
 from ._sampling import draw
 from ._scores import noise_score
 
@@ -179,6 +180,48 @@ class GaussianMixture(AbstractMixture):
         _checks.check_floor(reg_covar)
         floor = jnp.asarray(reg_covar, x.dtype)
         return fit_memberships(cls, structure_named(covariance_type), x, responsibilities, floor)
+
+    @classmethod
+    def from_raw(
+        cls,
+        raw: Any,
+        n_components: int,
+        n_features: int,
+        covariance_type: str = "full",
+        *,
+        min_scale: Any = MIN_SCALE,
+    ) -> Self:
+        r"""The mixture of a vector of any real numbers, such as the output of a network.
+
+        The vector holds the logits, the means and the free numbers of the covariances. Scales are
+        bounded from below, $\sigma = s + e^v$ for a number v, so that no density exceeds
+        $(2\pi s^2)^{-d/2}$. A scale is the deviation of a feature given those before it in a full
+        or tied covariance, the deviation in a diagonal one, and $|\Sigma_k|^{1/2d}$ or a deviation
+        along an axis where components share parts. So that nothing overflows, logarithms are cut
+        at a quarter of the dtype's range, ±22 in float32, and all numbers at their exponentials.
+        For many mixtures at once see `gmmx.MixtureBatch.from_raw`.
+
+        **Arguments:**
+
+        - `raw`: `(size,)`, with `size = gmmx.raw_size(n_components, n_features, covariance_type)`.
+        - `min_scale`: the floor s, in the units of the features.
+
+        **Raises:** `ValueError` where the size does not fit, or `min_scale` is not positive.
+        """
+        leaves = unpack(raw, n_components, n_features, covariance_type, min_scale)
+        if leaves[0].ndim > 1:
+            raise ValueError(
+                f"raw holds mixtures of shape {leaves[0].shape[:-1]}; expected one. For a batch "
+                "take gmmx.MixtureBatch.from_raw."
+            )
+        return cls(*leaves)
+
+    def to_raw(self, *, min_scale: Any = MIN_SCALE) -> Float[Array, " size"]:
+        """The vector of which `from_raw` makes this mixture, with the same `min_scale`.
+
+        **Raises:** `ValueError` where a scale is not above `min_scale`.
+        """
+        return pack(check_mixture(self), min_scale)
 
     # scikit-learn
 

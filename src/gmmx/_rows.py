@@ -10,10 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from ._checks import is_concrete
+from ._checks import array_module, as_floating, as_weights, check_count, is_concrete
 from ._data import Data, Samples, of_rows
 
 # Up to the first bound there are two sizes an octave, which fill up by a sixth in the mean; up to
@@ -48,6 +49,38 @@ def fill(
     filled = np.zeros(wanted, x.dtype)
     filled[:n] = 1 if weights is None else weights
     return fill_rows(x), jax.device_put(filled)
+
+
+def pad_rows(
+    x: Any, multiple: int, *, weights: Any = None
+) -> tuple[Float[Array, "m ..."], Float[Array, " m"]]:
+    """Rows filled up to a multiple, for a program of your own that is to compile once.
+
+    What is filled in are copies of the last row, of weight zero: pass the weights to `fit`, `score`
+    or a loss, and nothing changes.
+
+    **Arguments:**
+
+    - `x`: rows `(n, ...)`, n ≥ 1.
+    - `multiple`: of which the number of rows becomes one, such as the size of a full batch.
+    - `weights`: of the rows, `(n,)`; one by default.
+
+    **Returns:** the rows `(m, ...)` and their weights `(m,)`.
+
+    **Raises:** `ValueError` where x has no rows, or `multiple` is not a positive integer.
+    """
+    multiple = check_count(multiple, "multiple")
+    x = as_floating(x, "x")
+    if x.ndim == 0 or x.shape[0] == 0:
+        raise ValueError(f"x has shape {x.shape}; expected at least one row to copy.")
+    n = x.shape[0]
+    counts = np.ones(n, x.dtype) if weights is None else as_weights(weights, (n,), x.dtype)
+    # On the host where values are known: as operations of JAX each length would be a program.
+    xp = array_module(x, counts)
+    more = -n % multiple
+    padded = xp.pad(xp.asarray(x), [(0, more)] + [(0, 0)] * (x.ndim - 1), mode="edge")
+    filled = xp.pad(xp.asarray(counts), (0, more))
+    return jnp.asarray(padded, x.dtype), jnp.asarray(filled, x.dtype)
 
 
 def fill_rows(x: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 
+from ._batch import MixtureBatch
 from ._components import check_gaussian
 from ._covariance import structure_named
 from ._linalg import inverse_lower
@@ -13,16 +14,20 @@ except ImportError as error:
     raise ImportError("gmmx.numpyro requires numpyro: pip install gmmx[numpyro]") from error
 
 
-def to_numpyro(gmm: GaussianMixture) -> dist.MixtureSameFamily:
+def to_numpyro(gmm: GaussianMixture | MixtureBatch) -> dist.MixtureSameFamily:
     """The mixture as a numpyro distribution with `MultivariateNormal` components.
 
-    It is a function of the leaves, so gradients pass through it.
+    A `gmmx.MixtureBatch` becomes a distribution of the same batch shape. Both are functions of the
+    leaves, so gradients pass through them.
     """
-    check_gaussian(gmm)
-    roots = inverse_lower(gmm.dense_factors())
+    if isinstance(gmm, MixtureBatch):
+        roots = gmm.map(lambda one: inverse_lower(one.dense_factors()))
+    else:
+        check_gaussian(gmm)
+        roots = inverse_lower(gmm.dense_factors())
     components = dist.MultivariateNormal(gmm.means, scale_tril=roots)
     # numpyro refuses −∞, the logit of a weight of zero.
-    logits = jnp.maximum(gmm.logits, float(jnp.finfo(gmm.dtype).min) / 2)
+    logits = jnp.maximum(gmm.logits, float(jnp.finfo(gmm.means.dtype).min) / 2)
     return dist.MixtureSameFamily(dist.Categorical(logits=logits), components)
 
 

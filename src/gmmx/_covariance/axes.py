@@ -1,5 +1,6 @@
 """Axes that components share: orthogonal rows along which no covariance has correlations."""
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -22,7 +23,14 @@ Cost = Callable[[Float[Array, "k d"]], Float[Array, ""]]
 def factors_along(
     axes: Float[Array, "#k d d"], log_variances: Float[Array, "#k d"]
 ) -> Float[Array, "k d d"]:
-    """W_k, lower triangular, of covariances that have these variances along the rows of axes."""
+    """W_k, lower triangular, of covariances that have these variances along the rows of axes.
+
+    A deviation that is less than rounding beside the largest one counts as rounding: a factor with
+    such rows is singular.
+    """
+    least = 2 * math.log(4 * axes.shape[-1] * float(jnp.finfo(axes.dtype).eps))
+    largest = jnp.max(log_variances, axis=-1, keepdims=True)
+    log_variances = jnp.maximum(log_variances, largest + least)
     return lower_factor(jnp.exp(-log_variances / 2)[:, :, None] * axes)
 
 

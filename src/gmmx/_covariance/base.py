@@ -47,6 +47,8 @@ class AbstractCovariance(eqx.Module):
     """Whether all components have the same covariance"""
     closed_under_scaling: ClassVar[bool] = False
     """Whether the structure survives a change of the units of single features"""
+    log_scale: ClassVar[tuple[str, int]] = ("log_cholesky", -1)
+    """The leaf that holds logarithms of scales, and how often: −1 for log(1/σ), 2 for log σ²"""
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -79,6 +81,14 @@ class AbstractCovariance(eqx.Module):
     @abc.abstractmethod
     def n_parameters(cls, n_components: int, n_features: int) -> int:
         """The number of free covariance parameters."""
+
+    @classmethod
+    def triangle(cls, leaf: str) -> int | None:
+        """The first diagonal that is read of a leaf `(…, d, d)`; None where all of it is.
+
+        0 for a lower triangle with logarithms on its diagonal, 1 for a strictly upper one.
+        """
+        return {"orientation": 1, "log_cholesky": None if cls.axis_aligned else 0}.get(leaf)
 
     @classmethod
     def fewest_samples(cls, n_features: int) -> int:

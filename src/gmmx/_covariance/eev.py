@@ -21,6 +21,7 @@ class EEVCovariance(AbstractCovariance):
     """D_k by its `reflections`; the strictly upper triangle is read"""
 
     covariance_type: ClassVar[str] = "EEV"
+    log_scale: ClassVar[tuple[str, int]] = ("log_variances", 2)
 
     def factors(self, n_components: int, n_features: int) -> Float[Array, "k d d"]:
         return factors_along(axes_of(self.orientation), self.log_variances[None])

@@ -22,6 +22,7 @@ class EVECovariance(AbstractCovariance):
     """D by its `reflections`; the strictly upper triangle is read"""
 
     covariance_type: ClassVar[str] = "EVE"
+    log_scale: ClassVar[tuple[str, int]] = ("log_volume", 2)
 
     def factors(self, n_components: int, n_features: int) -> Float[Array, "k d d"]:
         log_variances = self.log_volume + mean_off(self.log_shape)

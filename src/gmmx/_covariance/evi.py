@@ -20,6 +20,7 @@ class EVICovariance(AbstractCovariance):
     covariance_type: ClassVar[str] = "EVI"
     axis_aligned: ClassVar[bool] = True
     closed_under_scaling: ClassVar[bool] = True
+    log_scale: ClassVar[tuple[str, int]] = ("log_volume", 2)
 
     def factors(self, n_components: int, n_features: int) -> Float[Array, "k d"]:
         return jnp.exp(-(self.log_volume + mean_off(self.log_shape)) / 2)

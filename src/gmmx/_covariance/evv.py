@@ -20,6 +20,7 @@ class EVVCovariance(AbstractCovariance):
 
     covariance_type: ClassVar[str] = "EVV"
     closed_under_scaling: ClassVar[bool] = True
+    log_scale: ClassVar[tuple[str, int]] = ("log_volume", 2)
 
     def factors(self, n_components: int, n_features: int) -> Float[Array, "k d d"]:
         _, unit = unit_volume(exp_diagonal(self.log_cholesky))

@@ -21,6 +21,7 @@ class VEVCovariance(AbstractCovariance):
     """D_k by its `reflections`; the strictly upper triangle is read"""
 
     covariance_type: ClassVar[str] = "VEV"
+    log_scale: ClassVar[tuple[str, int]] = ("log_volume", 2)
 
     def factors(self, n_components: int, n_features: int) -> Float[Array, "k d d"]:
         log_variances = self.log_volume[:, None] + mean_off(self.log_shape)

@@ -20,6 +20,7 @@ class VVECovariance(AbstractCovariance):
     """D by its `reflections`; the strictly upper triangle is read"""
 
     covariance_type: ClassVar[str] = "VVE"
+    log_scale: ClassVar[tuple[str, int]] = ("log_variances", 2)
 
     def factors(self, n_components: int, n_features: int) -> Float[Array, "k d d"]:
         return factors_along(axes_of(self.orientation)[None], self.log_variances)

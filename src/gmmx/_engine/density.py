@@ -21,7 +21,7 @@ from .ladder import Ladder, reach
 from .packed import Packed
 from .rows import with_row
 from .way import AbstractWay
-from .whitened import Whitened
+from .whitened import Whitened, log_joint_at
 
 Reduce = Callable[[Float[Array, "k n"]], PyTree]
 """A function of log-joints, component by component and row by row, that puts rows first"""
@@ -106,6 +106,10 @@ def traced(
     gmm: AbstractComponents, x: Float[Array, "n d"], reduce: Reduce, ladder: Ladder
 ) -> PyTree:
     """The values where nobody can look at sizes: by the fastest way, or by one always accurate."""
+    if x.shape[0] == 1:
+        # One point, as in a sampler or under `vmap`: nothing to choose, and nothing to keep.
+        log_joint = log_joint_at(gmm, x[0])[:, None]
+        return reduce(with_row(log_joint, gmm.background_log_joint(x)))
     ladder = ladder.ends()
     frame = _frame(ladder.ways[0], gmm)
     # A pass over the rows that a single way does not need.

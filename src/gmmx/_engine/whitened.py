@@ -76,6 +76,16 @@ def _limited(values: Float[Array, "*k d n"], sizes: Float[Array, " n"]) -> Float
     return values * jnp.where(sizes > limit, limit / sizes, 1)
 
 
+def log_joint_at(gmm: AbstractComponents, point: Float[Array, " d"]) -> Float[Array, " k"]:
+    """log w_k N(x; μ_k, Σ_k) at one point, written out: to call a matrix product costs more."""
+    factors = gmm.factors()
+    apart = _limited(point[:, None], jnp.max(jnp.abs(point), keepdims=True))[:, 0] - gmm.means
+    y = factors * apart if factors.ndim == 2 else jnp.sum(factors * apart[:, None, :], axis=2)
+    nearest = jnp.min(jnp.max(jnp.abs(y), axis=1), keepdims=True)
+    y = _limited(y[:, :, None], nearest)[:, :, 0]
+    return gmm.log_constant(factors) - jnp.sum(y**2, axis=1) / 2
+
+
 def whiten(gmm: AbstractComponents, x: Float[Array, "n d"]) -> Float[Array, "k d n"]:
     """y = W_k(x − μ_k) of every row, in the units of x."""
     frame = Frame(jnp.zeros_like(gmm.means[0]), None, None)

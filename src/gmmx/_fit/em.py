@@ -19,7 +19,7 @@ from .._engine.moments import Moments, is_empty, maximise
 from .._engine.rows import AbstractRows
 from .base import AbstractFitter
 from .frozen import check_frozen
-from .implicit import Inputs, fixed_point, refuse
+from .implicit import Inputs, check_policy, fixed_point, refuse
 from .options import floor, positive, sweepable
 from .prior import ConjugatePrior
 from .result import FitResult, conclude
@@ -86,6 +86,9 @@ class EMFitter(AbstractFitter):
     - `accelerate`: every second step goes further than EM would, by squared extrapolation
         (Varadhan & Roland 2008), unless the likelihood would fall. This saves most steps of a fit
         that EM takes hundreds of, and costs little in a short one.
+    - `on_unconverged`: what a derivative through the fit is where it cannot be relied on, see the
+        page on gradients through a fit: `"raise"` an error, or `"nan"` or `"zero"`, which in a
+        batch leave the other fits as they are.
     - `prior`: of the parameters; the fit then has the greatest posterior density (MAP).
 
     Another `tol`, `max_iter` or `reg_covar` compiles nothing new.
@@ -97,9 +100,11 @@ class EMFitter(AbstractFitter):
     frozen: frozenset[str] = eqx.field(default=(), static=True, converter=check_frozen)
     accelerate: bool = eqx.field(default=False, static=True)
     prior: ConjugatePrior | None = None
+    on_unconverged: str = eqx.field(default="raise", static=True, converter=check_policy)
 
     def without_limit(self) -> Self:
-        return dataclasses.replace(self, max_iter=1)
+        # Nor does the policy of derivatives change a step.
+        return dataclasses.replace(self, max_iter=1, on_unconverged="raise")
 
     def beside(self, weights: Any) -> Self:
         if self.prior is None:
@@ -265,5 +270,7 @@ class EMFitter(AbstractFitter):
             return refuse("an EMFitter with a prior", result, (self, x, weights))
         begun: AbstractMixture = result.gmm if start is None else start
         inputs = Inputs(x, weights, Floor.of(self.reg_covar, x, weights).variances, begun)
-        found = fixed_point(self.frozen, result.gmm, result.log_likelihood, inputs)
+        found = fixed_point(
+            self.frozen, self.on_unconverged, result.gmm, result.log_likelihood, inputs
+        )
         return dataclasses.replace(result, gmm=found[0], log_likelihood=found[1])

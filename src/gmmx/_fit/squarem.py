@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float
 from .._abstract_mixture import AbstractMixture
 from .frozen import keep, split
 from .standardise import Standardisation
-from .state import squared_norm, where
+from .state import difference, squared_norm, where
 
 # By how much the bound on a grows, and shrinks.
 _FACTOR = 4
@@ -84,8 +84,8 @@ class Squarem(eqx.Module):
         (zero, _), (one, _), (two, held) = (
             split(units.into(gmm), frozen) for gmm in (self.anchor, middle, newest)
         )
-        r = jax.tree.map(_difference, one, zero)
-        v = jax.tree.map(lambda b, a, r: _difference(b, a) - r, two, one, r)
+        r = jax.tree.map(difference, one, zero)
+        v = jax.tree.map(lambda b, a, r: difference(b, a) - r, two, one, r)
         least = float(jnp.finfo(middle.dtype).tiny)
         ratio = jnp.sqrt(squared_norm(r) / jnp.maximum(squared_norm(v), least))
         a = jnp.clip(ratio, 1, self.longest)
@@ -94,8 +94,3 @@ class Squarem(eqx.Module):
         )
         back = units.back(eqx.combine(further, held))
         return keep(back, newest, frozen), ratio
-
-
-def _difference(a: Array, b: Array) -> Array:
-    """a − b; zero for the logit of a component that is not there."""
-    return jnp.where(jnp.isfinite(a) & jnp.isfinite(b), a - b, 0)

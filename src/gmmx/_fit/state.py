@@ -51,3 +51,8 @@ def squared_norm(tree: PyTree) -> Float[Array, ""]:
     """The sum of the squares of all numbers in a tree."""
     squares = [jnp.sum(leaf**2) for leaf in jax.tree.leaves(tree)]
     return sum(squares[1:], squares[0])
+
+
+def difference(a: Array, b: Array) -> Array:
+    """a − b; zero for the logit of a component that is not there."""
+    return jnp.where(jnp.isfinite(a) & jnp.isfinite(b), a - b, 0)
