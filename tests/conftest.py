@@ -139,12 +139,12 @@ def pytest_collection_modifyitems(config, items):
 
 # Files whose subject is not how the engine rounds. Compiling is most of their time.
 COMPILED_QUICKLY = {
-    "test_algebra", "test_background", "test_cache", "test_cli", "test_divergences",
-    "test_families", "test_implicit", "test_inference", "test_initialize", "test_interop", "test_io",
-    "test_modules", "test_pathwise", "test_plot", "test_posterior", "test_prior",
-    "test_restarts", "test_rows", "test_scores", "test_select", "test_sklearn_checks",
-    "test_sklearn_classifier", "test_sklearn_estimator", "test_structures", "test_summary",
-    "test_usage",
+    "test_algebra", "test_background", "test_cache", "test_cli", "test_clusters",
+    "test_divergences", "test_families", "test_implicit", "test_inference", "test_initialize",
+    "test_interop", "test_io", "test_modules", "test_pathwise", "test_plot", "test_posterior",
+    "test_prior", "test_restarts", "test_rows", "test_scores", "test_select",
+    "test_sklearn_checks", "test_sklearn_classifier", "test_sklearn_estimator",
+    "test_structures", "test_summary", "test_usage",
 }  # fmt: skip
 
 

@@ -134,7 +134,8 @@ def merge_by_entropy(gmm: Any, x: Any, *, weights: Any = None) -> MergedClusters
     alive = list(range(len(z)))
     while True:
         labels.append(_numbered(clusters, alive, len(z)))
-        entropies.append(-sum(float(counts @ xlogy(parts[i], parts[i])) for i in alive))
+        # Of one cluster zero, to rounding.
+        entropies.append(max(-sum(float(counts @ xlogy(parts[i], parts[i])) for i in alive), 0.0))
         if len(alive) == 1:
             break
         a, b = max(drops, key=drops.__getitem__)
