@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from .. import _checks, _rows
 from .._abstract_mixture import AbstractMixture
 from .._batch import MixtureBatch
-from .._data import Data, Samples, without_weights
+from .._data import Samples, without_weights
 from .._fit.base import AbstractFitter, solve
 from .._fit.em import EMFitter
 from .._fit.result import FitResult, FitWarning
@@ -21,7 +21,7 @@ from .._programs import Program
 from .errors import StandardErrors, errors_of
 from .information import subject
 from .parameters import Parameters
-from .replicates import check_concrete, check_fitter, present, replicate, sample_size
+from .replicates import check_concrete, check_drawn, check_fitter, present, replicate, sample_size
 
 Resample = Callable[..., tuple[Samples, Float[Array, " n"]]]
 """`(key, x, gmm, counts, n, size)` to rows and how often each counts"""
@@ -164,11 +164,8 @@ def _resample(method: str, x: Any, weights: Any) -> Resample:
     if method not in METHODS:
         known = ", ".join(repr(name) for name in METHODS)
         raise ValueError(f"method={method!r} is unknown; expected one of {known}.")
-    if method == "parametric" and isinstance(x, Data):
-        raise ValueError(
-            "rows of gmmx.Data cannot be drawn from a mixture, with their noise and their gaps. "
-            "Take method='weighted', which keeps all rows."
-        )
+    if method == "parametric":
+        check_drawn(x, "Or take method='weighted', which keeps all rows.")
     counted = weights is not None or without_weights(x, None)[1] is not None
     return _weighted_counts if method == "weighted" and counted else METHODS[method]
 

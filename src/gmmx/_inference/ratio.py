@@ -13,7 +13,6 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from .. import _checks, _rows, _summary
 from .._chunks import map_rows
 from .._covariance import structure_named
-from .._data import Data
 from .._fit.base import AbstractFitter, solve
 from .._fit.em import EMFitter
 from .._fit.restarts import best_of
@@ -22,7 +21,15 @@ from .._fit.status import Status
 from .._init import initialize
 from .._mixture import GaussianMixture
 from .._programs import Program
-from .replicates import check_concrete, check_fitter, present, replicate, sample_size
+from .replicates import (
+    check_concrete,
+    check_drawn,
+    check_fitter,
+    check_numbers,
+    present,
+    replicate,
+    sample_size,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +111,7 @@ def bootstrap_test(
     **Arguments:**
 
     - `x`: the data, `(n, d)`.
-    - `n_components`: the K to test, in this order; the last one costs as much as any.
+    - `n_components`: the K to test, in this order.
     - `covariance_type`: the structure, by name.
     - `n`: how many samples are drawn for each K; the least p is 1/(n + 1).
     - `level`: K is rejected where p is not larger.
@@ -120,38 +127,25 @@ def bootstrap_test(
     **Raises:** `ValueError` for data that cannot be fitted, `gmmx.Data` among them, since its rows
     cannot be drawn from a mixture; and inside `jit`.
     """
-    if isinstance(x, Data):
-        raise ValueError(
-            "rows of gmmx.Data cannot be drawn from a mixture, with their noise and their gaps; "
-            "expected an array (n, d). To choose a number of components for them, take gmmx.select."
-        )
+    check_drawn(x, "To choose a number of components for them, take gmmx.select.")
     fitter = EMFitter(tol=1e-6, max_iter=500, accelerate=True) if fitter is None else fitter
     check_fitter(fitter, "bootstrap_test")
     n, n_init = _checks.check_count(n, "n"), _checks.check_count(n_init, "n_init")
     if not 0 < level < 1:
         raise ValueError(f"level={level!r}; expected a probability, such as 0.05.")
-    numbers = [n_components] if isinstance(n_components, int) else list(n_components)
-    numbers = [_checks.check_count(k, "n_components") for k in numbers]
-    if not numbers:
-        raise ValueError("n_components is empty: name at least one number, or range(1, 6).")
+    numbers = check_numbers(n_components)
     x = _checks.check_data(x, max(numbers) + 1)
     weights = None if weights is None else _checks.as_weights(weights, x.shape[:1], x.dtype)
     check_concrete("bootstrap_test", x, weights)
     total, key = sample_size(x, weights), _checks.as_key(key)
     search = _Search(fitter, structure_named(covariance_type).covariance_type, n_init)
-    rows, counts = _rows.fill(x, _checks.check_weights(weights, x.shape[0], x.dtype))
+    x, weights = _rows.fill(x, weights)
     tests, fitted = [], None
     for k in numbers:
         if fitted is None or fitted.gmm.n_components != k:
-            fitted = _fit_data(search, k, rows, counts, key)
-        larger = _fit_data(search, k + 1, rows, counts, key)
-        # A mixture of K + 1 components, two of them equal, is as likely as one of K.
-        gain = max(float(larger.log_likelihood) - float(fitted.log_likelihood), 0)
-        found = replicate(
-            _ratios, n, x, k + 1, jax.random.fold_in(key, k), search, fitted.gmm,
-            _rows.size(total), np.int32(total),
-        )  # fmt: skip
-        tests.append(_test(fitted, 2 * total * gain, np.asarray(found, np.float64)))
+            fitted = _fit_data(search, k, x, weights, key)
+        larger = _fit_data(search, k + 1, x, weights, key)
+        tests.append(_test(search, fitted, larger, n, total, jax.random.fold_in(key, k)))
         if tests[-1].p_value > level:
             break
         fitted = larger
@@ -198,18 +192,27 @@ def _searched(search, k, x, weights, key):
     return search(k, x, weights, key)
 
 
-def _test(fitted: FitResult, statistic: float, found: Float[np.ndarray, " n"]) -> RatioTest:
-    """The test, of the statistics of the samples."""
+def _test(
+    search: _Search, fitted: FitResult, larger: FitResult, n: int, total: int, key: PRNGKeyArray
+) -> RatioTest:
+    """The test of K components, by n samples from the fit of so many."""
+    k = fitted.gmm.n_components
+    # A mixture of K + 1 components, two of them equal, is as likely as one of K.
+    gain = max(float(larger.log_likelihood) - float(fitted.log_likelihood), 0)
+    size = _rows.size(total)
+    like = jax.ShapeDtypeStruct((size, fitted.gmm.n_features), fitted.gmm.dtype)
+    arguments = (search, fitted.gmm, size, np.int32(total))
+    found = np.asarray(replicate(_ratios, n, like, k + 1, key, *arguments), np.float64)
     sound = found[~np.isnan(found)]
     if len(sound) < len(found):
         warnings.warn(
-            f"{len(found) - len(sound):,} of {len(found):,} samples of "
-            f"{fitted.gmm.n_components} components could not be fitted and are left out.",
+            f"{len(found) - len(sound):,} of {len(found):,} samples of {k} components could not "
+            "be fitted and are left out.",
             FitWarning,
             stacklevel=3,
         )
-    p_value = (1 + int((sound >= statistic).sum())) / (len(sound) + 1)
-    return RatioTest(fitted.gmm.n_components, statistic, p_value, sound, fitted.gmm)
+    p_value = (1 + int((sound >= 2 * total * gain).sum())) / (len(sound) + 1)
+    return RatioTest(k, 2 * total * gain, p_value, sound, fitted.gmm)
 
 
 @Program

@@ -1,6 +1,7 @@
 """Many fits to samples like the one in hand, in blocks of one compiled program."""
 
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from .. import _checks
 from .._chunks import rows_per_chunk
-from .._data import Samples
+from .._data import Data, Samples
 from .._fit.base import AbstractFitter
 from .._fit.restarts import Restarts
 from .._fit.result import FitWarning
@@ -18,12 +19,16 @@ from .._programs import Program
 
 
 def replicate(
-    program: Program, n: int, x: Samples, n_components: int, key: PRNGKeyArray, *arguments: Any
+    program: Program, n: int, x: Any, n_components: int, key: PRNGKeyArray, *arguments: Any
 ) -> PyTree:
     """`program(numbers, key, *arguments)` of the numbers 0 to n − 1, joined.
 
     A block is as many fits to rows like x as stay in the cache. All blocks are of one size, so that
     they share a program. Ctrl-C ends with the blocks that are done.
+
+    **Arguments:**
+
+    - `x`: the rows, or what has their shape and dtype.
     """
     each = rows_per_chunk(n, 2 * x.size * n_components, x.dtype.itemsize, least=1)
     each = -(-n // -(-n // each))
@@ -70,3 +75,20 @@ def check_fitter(fitter: AbstractFitter, name: str) -> None:
         raise ValueError(
             f"fitter is a Restarts; {name} makes the starts itself. Pass the fitter inside it."
         )
+
+
+def check_drawn(x: Any, fix: str) -> None:
+    """Refuse rows that cannot be drawn from a mixture."""
+    if isinstance(x, Data):
+        raise ValueError(
+            "x is a gmmx.Data, whose rows, with their noise and their gaps, cannot be drawn from a "
+            f"mixture; expected an array (n, d). {fix}"
+        )
+
+
+def check_numbers(n_components: int | Iterable[int]) -> list[int]:
+    """The numbers of components to test."""
+    numbers = [n_components] if isinstance(n_components, int) else list(n_components)
+    if not numbers:
+        raise ValueError("n_components is empty: name at least one number, or range(1, 6).")
+    return [_checks.check_count(k, "n_components") for k in numbers]
