@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import conftest
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -126,6 +127,14 @@ def test_null_directions():
     np.testing.assert_allclose(found.matrix @ null, 0, atol=1e-9 * scale)
     moved = unravel(ravel_of(gmm) + jnp.asarray(null @ rng.normal(size=null.shape[1])))
     np.testing.assert_allclose(moved.log_prob(x), gmm.log_prob(x), rtol=1e-9)
+
+
+def test_information_inside_other_transformations(fitted, faithful):
+    wanted = gmmx.information(fitted, faithful)
+    stack = jax.tree.map(lambda leaf: leaf[None], fitted)
+    found = conftest.quickly(jax.vmap(lambda gmm: gmmx.information(gmm, jnp.asarray(faithful))))
+    scale = np.abs(wanted.matrix).max()
+    np.testing.assert_allclose(found(stack).matrix[0], wanted.matrix, atol=1e-10 * scale)
 
 
 def ravel_of(gmm):

@@ -85,7 +85,8 @@ def information(
     composes with `jit` and `vmap`.
     """
     gmm, x, weights = subject(gmm, x, weights)
-    program = _information.at(x.size * gmm.means.size)
+    concrete = _checks.is_concrete(gmm, x, weights)
+    program = _information.at(x.size * gmm.means.size) if concrete else _information
     return program(gmm, x, weights, check_frozen(frozen))
 
 
