@@ -153,8 +153,8 @@ def bootstrap(
         _refits, n, x, gmm.n_components, _checks.as_key(key), resample, _rows.size(total), fitter,
         x, gmm, counts, np.int32(total),
     )  # fmt: skip
-    gaussians = getattr(result.gmm, "mixture", result.gmm)
-    mixtures = MixtureBatch(gaussians.logits, gaussians.means, gaussians.structure, shared=False)
+    fitted = result.gmm
+    mixtures = MixtureBatch(fitted.logits, fitted.means, fitted.structure, shared=False)
     _announce(result)
     return Bootstrap(gmm, mixtures, parameters, result.failed, result.converged)
 

@@ -182,5 +182,8 @@ def _unknown(found: Information) -> Bool[np.ndarray, " q"]:
     known, lost = (np.linalg.norm(jacobian @ basis, axis=1) for basis in found.bases())
     least = float(np.finfo(found.matrix.dtype).eps) ** _MOVES
     # A weight of zero is at its bound, which has no derivatives.
-    at_bound = (found.parameters.ravel()[0] == 0) & ~jacobian.any(axis=1)
+    parameters = found.parameters
+    at_bound = parameters.ravel()[0] == 0
+    end = at_bound.size - (parameters.background_weight is not None)
+    at_bound[parameters.weights.size : end] = False
     return at_bound | (lost > least * np.hypot(known, lost))
