@@ -206,6 +206,7 @@ def test_a_background():
     errors = [found.background_weight, found.means[0, 0], found.covariances[0, 0, 0]]
     np.testing.assert_allclose(errors, wanted, rtol=1e-4)
     np.testing.assert_allclose(found.weights, found.background_weight, rtol=1e-9)
+    assert "and a background of weight" in str(found)
     again = gmmx.bootstrap(gmm, x, 500, method="parametric").standard_errors()
     np.testing.assert_allclose(again.background_weight, found.background_weight, rtol=0.15)
     np.testing.assert_allclose(again.means, found.means, rtol=0.15)

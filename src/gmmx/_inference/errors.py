@@ -62,8 +62,13 @@ class StandardErrors(eqx.Module):
             [str(i), *map(_summary.mean_and_deviation, *pair)]
             for i, pair in enumerate(zip(found, errors, strict=True))
         ]
+        after = []
+        weight, error = self.estimates.background_weight, self.background_weight
+        if weight is not None and error is not None:
+            pair = _summary.mean_and_deviation(float(weight), float(error))
+            after.append(f"and a background of weight {pair}")
         return _summary.Summary(
-            ["Estimates ± standard errors"], ["k", "weight", *names], rows, "r" * (d + 2)
+            ["Estimates ± standard errors"], ["k", "weight", *names], rows, "r" * (d + 2), after
         )
 
 
