@@ -24,8 +24,8 @@ LAYERS = [
     "gmmx._abstract_mixture gmmx._mixture",
     "gmmx._background gmmx._batch",
     "gmmx._fit gmmx._init gmmx._posterior gmmx.nn",
-    """gmmx._io gmmx._select gmmx._selection gmmx.flowjax gmmx.numpyro gmmx.plot
-    gmmx.sklearn""",
+    """gmmx._clusters gmmx._inference gmmx._io gmmx._select gmmx._selection gmmx.flowjax
+    gmmx.numpyro gmmx.plot gmmx.sklearn""",
     "gmmx",
     "gmmx_cli",
     "gmmx.__main__",

@@ -23,8 +23,8 @@ LAYERS = [
     ("the classes that users see", "_abstract_mixture _mixture", "#cfe3f5"),
     ("before a background;\none for each sample", "_background _batch", "#cfe3f5"),
     ("posteriors, starts, trainers", "_posterior _init _fit", "#d5ebd3"),
-    ("selection, files, pictures,\nother libraries", "_select _selection _io plot sklearn "
-     "numpyro flowjax", "#d5ebd3"),
+    ("selection, errors, files,\npictures, other libraries", "_select _selection _inference "
+     "_clusters _io plot sklearn numpyro flowjax", "#d5ebd3"),
     ("the command line", "gmmx_cli", "#d5ebd3"),
 ]  # fmt: skip
 WIDTH, HEIGHT, GAP, CHIP, PER_LINE = 10.0, 0.5, 0.14, 1.13, 6

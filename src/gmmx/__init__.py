@@ -13,6 +13,8 @@ from ._background import BackgroundMixture as BackgroundMixture
 from ._background import UniformBackground as UniformBackground
 from ._batch import MixtureBatch as MixtureBatch
 from ._cache import enable_compilation_cache as enable_compilation_cache
+from ._clusters import MergedClusters as MergedClusters
+from ._clusters import merge_by_entropy as merge_by_entropy
 from ._covariance import FAMILIES as FAMILIES
 from ._covariance import AbstractCovariance as AbstractCovariance
 from ._covariance.diagonal import DiagonalCovariance as DiagonalCovariance
@@ -53,6 +55,16 @@ from ._fit.result import FitResult as FitResult
 from ._fit.result import FitWarning as FitWarning
 from ._fit.state import FitState as FitState
 from ._fit.status import Status as Status
+from ._inference.bootstrap import Bootstrap as Bootstrap
+from ._inference.bootstrap import bootstrap as bootstrap
+from ._inference.errors import StandardErrors as StandardErrors
+from ._inference.errors import standard_errors as standard_errors
+from ._inference.information import Information as Information
+from ._inference.information import information as information
+from ._inference.parameters import Parameters as Parameters
+from ._inference.ratio import BootstrapTest as BootstrapTest
+from ._inference.ratio import RatioTest as RatioTest
+from ._inference.ratio import bootstrap_test as bootstrap_test
 from ._init.initialize import initialize as initialize
 from ._io import load as load
 from ._io import save as save

@@ -12,6 +12,7 @@ from ._engine.density import (
     log_joint_of,
     log_prob_of,
     responsibilities_of,
+    uncertainty_of,
 )
 
 
@@ -87,6 +88,10 @@ class AbstractMixture(AbstractComponents):
     def predict(self, x: Any) -> Int[Array, "*batch"]:
         """The most probable component; −1 where the density is NaN."""
         return at_points(self, x, labels_of)
+
+    def uncertainty(self, x: Any) -> Float[Array, "*batch"]:
+        """1 − max_k p(k | x): how likely the most probable component is the wrong one."""
+        return at_points(self, x, uncertainty_of)
 
     def score(self, x: Any, *, weights: Any = None) -> Float[Array, ""]:
         """The mean log-density of the points, in nats a sample.

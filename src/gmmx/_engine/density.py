@@ -55,6 +55,12 @@ def labels_of(log_joint: Float[Array, "k n"]) -> Int[Array, " n"]:
     return jnp.where(first == k, -1, first)
 
 
+def uncertainty_of(log_joint: Float[Array, "k n"]) -> Float[Array, " n"]:
+    """1 − max_k p(k | x), as the sum of the others: of a small one no digit is lost."""
+    others = jnp.arange(log_joint.shape[0])[:, None] != jnp.argmax(log_joint, axis=0)
+    return jnp.sum(jnp.where(others, jax.nn.softmax(log_joint, axis=0), 0), axis=0)
+
+
 def evaluate(gmm: AbstractComponents, x: Samples, reduce: Reduce) -> PyTree:
     """`reduce` of log w_k N(x_i; μ_k, Σ_k), without holding n × K × d numbers.
 

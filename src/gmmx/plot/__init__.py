@@ -11,8 +11,10 @@ except ImportError as error:
 
 from ._density import density as density
 from ._ellipses import ellipses as ellipses
+from ._entropy import entropy as entropy
 from ._histogram import histogram as histogram
 from ._pairs import pairs as pairs
 from ._responsibilities import responsibilities as responsibilities
 from ._selection import selection as selection
 from ._trace import trace as trace
+from ._uncertainty import uncertainty as uncertainty
