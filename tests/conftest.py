@@ -141,7 +141,7 @@ def pytest_collection_modifyitems(config, items):
 COMPILED_QUICKLY = {
     "test_algebra", "test_background", "test_cache", "test_cli", "test_divergences",
     "test_families", "test_implicit", "test_initialize", "test_interop", "test_io",
-    "test_modules", "test_pathwise", "test_plot", "test_posterior", "test_prior",
+    "test_low_rank", "test_modules", "test_pathwise", "test_plot", "test_posterior", "test_prior",
     "test_restarts", "test_rows", "test_scores", "test_select", "test_sklearn_checks",
     "test_sklearn_classifier", "test_sklearn_estimator", "test_structures", "test_summary",
     "test_usage",

@@ -16,11 +16,11 @@ from . import _checks, _rows
 from ._abstract_mixture import AbstractMixture
 from ._background import BackgroundMixture, as_background
 from ._components import Components
-from ._covariance import AbstractCovariance, structure_named
+from ._covariance import LOW_RANK, AbstractCovariance, structure_named
 from ._criteria import criteria, log_prob_and_certainty
 from ._data import Data, Samples, check_rows, completed, without_weights
 from ._engine.density import evaluate
-from ._engine.memberships import Clusters
+from ._engine.memberships import Clusters, Members
 from ._fit.base import AbstractFitter, solve
 from ._fit.em import EMFitter
 from ._fit.restarts import Restarts, best_of
@@ -43,6 +43,7 @@ def select(
     n_components: int | Iterable[int] = range(1, 10),
     covariance_types: str | Iterable[str] = ("full", "tied", "diag", "spherical"),
     *,
+    rank: int | Iterable[int] | None = None,
     criterion: str = "bic",
     fitter: AbstractFitter | None = None,
     n_init: int = 1,
@@ -71,6 +72,7 @@ def select(
     - `n_components`: the numbers to try.
     - `covariance_types`: the structures to try, by name; `gmmx.FAMILIES` are the fourteen of
         mclust.
+    - `rank`: the ranks to try of `"low_rank"` and its relatives, one or several.
     - `criterion`: `"bic"`, `"icl"`, `"aic"`, or `"held_out"`, the mean log-likelihood of each
         sample under a fit that has not seen it: larger is better.
     - `fitter`: any fitter of one start; `EMFitter()` by default.
@@ -89,11 +91,12 @@ def select(
 
     **Raises:** `ValueError` for data that cannot be fitted and for unknown settings.
     """
-    sizes, structures = _check_sizes(n_components), _check_structures(covariance_types)
+    sizes = _check_sizes(n_components)
     fitter = EMFitter() if fitter is None else fitter
     _check_settings(fitter, criterion)
     n_init = _checks.check_count(n_init, "n_init")
     x, weights = without_weights(check_rows(x, max(sizes)), weights)
+    structures = _check_structures(covariance_types, rank, x.shape[1])
     if isinstance(x, Data) and x.labels is not None:
         raise ValueError(
             "the data have labels, which name a component each: their number is known. Leave them "
@@ -145,12 +148,21 @@ def _check_sizes(n_components: int | Iterable[int]) -> list[int]:
     return list(dict.fromkeys(sizes))
 
 
-def _check_structures(names: str | Iterable[str]) -> list[type[AbstractCovariance]]:
-    """The structures to try, each once."""
+def _check_structures(
+    names: str | Iterable[str], rank: int | Iterable[int] | None, n_features: int
+) -> list[type[AbstractCovariance]]:
+    """The structures to try, each once; those of low rank once for each rank."""
     names = [names] if isinstance(names, str) else list(names)
     if not names:
         raise ValueError("covariance_types is empty: name at least one structure.")
-    return list(dict.fromkeys(structure_named(name) for name in names))
+    ranks = list(rank) if isinstance(rank, Iterable) else [rank]
+    found: list[type[AbstractCovariance]] = []
+    for name in names:
+        has_rank = name in LOW_RANK
+        found += [structure_named(name, one, n_features) for one in (ranks if has_rank else [None])]
+    if ranks != [None] and all(structure.rank is None for structure in found):
+        structure_named(found[0].covariance_type, ranks[0])
+    return list(dict.fromkeys(found))
 
 
 def _check_settings(fitter: AbstractFitter, criterion: str) -> None:
@@ -257,7 +269,8 @@ class _Cell:
         work = self.x.size * self.padded * self.x.shape[1]
         clusters, fit = _clusters.at(work), _fit.at(work)
         cluttered = self.background is not None
-        found = clusters(self.padded, self.x, wanted, weights, self.keys, cluttered)
+        low_rank = self.structure.rank is not None
+        found = clusters(self.padded, self.x, wanted, weights, self.keys, cluttered, low_rank)
         result, dense = fit(
             self.structure, self.fitter, self.x, *found, weights, self.keys, self.background
         )
@@ -276,10 +289,15 @@ def _clusters(
     weights: Float[Array, " n"] | None,
     keys: Array,
     cluttered: bool,
-) -> tuple[Clusters, Float[Array, ""] | None]:
+    low_rank: bool,
+) -> tuple[Clusters | Members, Float[Array, ""] | None]:
     """For each key, the clusters of k-means from the leading `wanted` seeds of `padded`.
 
     And the share of what belongs to none of them, where there may be such.
+
+    **Arguments:**
+
+    - `low_rank`: for a structure that takes members, and no dense scatter.
     """
     counts = jnp.ones(x.shape[0], x.dtype) if weights is None else weights
     there = jnp.arange(padded, dtype=wanted.dtype) < wanted
@@ -287,10 +305,12 @@ def _clusters(
     if cluttered:
         counts, share = without_clutter(points, counts, keys[0])
 
-    def one(key: PRNGKeyArray) -> Clusters:
+    def one(key: PRNGKeyArray) -> Clusters | Members:
         seeds = kmeans.plusplus(points, counts, padded, jax.random.split(key)[0])
         labels = kmeans.lloyd(points, counts, jnp.where(there[:, None], seeds, _FAR), there)
         members = jax.nn.one_hot(labels, padded, dtype=x.dtype) * counts[:, None]
+        if low_rank:
+            return Members(completed(x, counts), members)
         return Clusters.of(completed(x, counts), members, diagonal=False)
 
     return jax.lax.map(one, keys), share
@@ -301,15 +321,18 @@ def _fit(
     structure: type[AbstractCovariance],
     fitter: AbstractFitter,
     x: Samples,
-    clusters: Clusters,
+    clusters: Clusters | Members,
     share: Float[Array, ""] | None,
     weights: Float[Array, " n"] | None,
     keys: Array,
     background: Any,
 ) -> tuple[FitResult, AbstractMixture]:
-    """The likeliest of the fits from the clusters of each key, and its mixture as a full one."""
+    """The likeliest of the fits from the clusters of each key, and its mixture as a full one.
 
-    def one(start: tuple[Clusters, PRNGKeyArray]) -> FitResult:
+    Or as it is, where its covariances are of low rank.
+    """
+
+    def one(start: tuple[Clusters | Members, PRNGKeyArray]) -> FitResult:
         clusters, key = start
         # A component without a cluster stands at weight zero.
         gmm = clusters.fit(GaussianMixture, structure, fitter.reg_covar)
@@ -322,6 +345,8 @@ def _fit(
     best = best_of(results)
     result = jax.tree.map(lambda leaf: leaf[best], results)
     gmm = result.gmm
+    if structure.rank is not None:
+        return result, gmm
     dense = structure_named("full").from_factors(gmm.dense_factors())
     return result, dataclasses.replace(gmm, structure=dense)
 

@@ -21,7 +21,6 @@ from .ladder import Ladder, reach
 from .packed import Packed
 from .rows import with_row
 from .way import AbstractWay
-from .whitened import Whitened
 
 Reduce = Callable[[Float[Array, "k n"]], PyTree]
 """A function of log-joints, component by component and row by row, that puts rows first"""
@@ -142,7 +141,7 @@ def by_way(
 
         n = x.shape[0]
         values = map_rows(chunk, x, ladder.rows(way, n, x.dtype))
-        if way is Whitened:
+        if way.sure:
             return values, varying(jnp.zeros((), x.dtype), (gmm, x))
         fixed, rows = jax.lax.stop_gradient((form, x))
         return values, way.size(fixed, reach(frame.apply(rows)))
@@ -151,8 +150,8 @@ def by_way(
 
 
 def _frame(way: type[AbstractWay], gmm: AbstractComponents) -> Frame:
-    """The frame of the model that a way needs; whitened rows need none."""
-    if way is Whitened:
+    """The frame of the model that a way needs; one that is always accurate needs none."""
+    if way.sure:
         return Frame(jnp.zeros_like(gmm.means[0]), None, None)
     turned = way is Packed and not type(gmm.structure).axis_aligned
     return Frame.of_model(gmm, turned)

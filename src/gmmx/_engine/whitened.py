@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._components import AbstractComponents
-from .._covariance.base import Factors
+from .._covariance.factors import Factors
 from .._linalg import einsum, whiten_apart
 from .._reductions import sum_of_squares
 from .form import Form
@@ -38,13 +38,13 @@ class Whitened(AbstractWay):
         return 2 * k * d
 
     def terms(self, z: Float[Array, "d n"]) -> Float[Array, "k d n"]:
-        z = _limited(z, jnp.max(jnp.abs(z), axis=0))
+        z = limited(z, jnp.max(jnp.abs(z), axis=0))
         if self.form.axis_aligned:
             y = (z - self.form.means[:, :, None]) * self.form.factors[:, :, None]
         else:
             y = whiten_apart(self.form.factors, z.T, self.form.means)
         # Where the square of even the nearest component overflows, the order is kept.
-        return _limited(y, jnp.min(jnp.max(jnp.abs(y), axis=1), axis=0))
+        return limited(y, jnp.min(jnp.max(jnp.abs(y), axis=1), axis=0))
 
     def log_joint(self, terms: Float[Array, "k d n"]) -> Float[Array, "k n"]:
         return self.form.constant[:, None] - sum_of_squares(terms, axis=1) / 2
@@ -69,7 +69,7 @@ class Whitened(AbstractWay):
         return weight, raw - weight[:, None] * self.form.means, scatter
 
 
-def _limited(values: Float[Array, "*k d n"], sizes: Float[Array, " n"]) -> Float[Array, "*k d n"]:
+def limited(values: Float[Array, "*k d n"], sizes: Float[Array, " n"]) -> Float[Array, "*k d n"]:
     """The values, each row shortened so that a sum of squares of this size does not overflow."""
     limit = math.sqrt(float(jnp.finfo(values.dtype).max) / values.shape[-2]) / 2
     sizes = jax.lax.stop_gradient(sizes)

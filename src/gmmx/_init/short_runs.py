@@ -11,7 +11,7 @@ from .._engine.floor import Floor
 from .._engine.form import Form
 from .._engine.frame import Frame
 from .._engine.kinds import ladder_of, rows_of
-from .._engine.memberships import Clusters
+from .._engine.memberships import clusters_of
 from .._engine.moments import maximise
 from . import kmeans
 from .within import rounded
@@ -36,7 +36,8 @@ def by_short_runs(
     """The likeliest, after a few steps of EM, of starts by k-means (Biernacki et al. 2003).
 
     Their distances are taken in three ways: with each feature scaled, in the covariance of all
-    rows, and in that of near ones, which finds clusters however they are elongated. A start with a
+    rows, and in that of near ones, which finds clusters however they are elongated; for structures
+    of low rank, whose covariances are too large for that, in the first way alone. A start with a
     component that has collapsed is taken only where all of them have one. Of many rows some are
     drawn.
     """
@@ -47,17 +48,13 @@ def by_short_runs(
         some = kmeans.draw(weights, jax.random.uniform(key, (most,), weights.dtype))
         x, weights = take(x, some), jnp.ones(most, weights.dtype)
     points = completed(x, weights)
-    scaled, white = (
-        Frame.of_data(points, weights, turned).apply(points) for turned in (False, True)
-    )
-    seen = jnp.stack([scaled, rounded(white, weights, k, key), white])
+    seen = _views(points, weights, k, key, structure)
 
     def start(number: Array, key: PRNGKeyArray) -> Components:
         z = seen[number % len(seen)]
         labels = kmeans.lloyd(z, weights, kmeans.plusplus(z, weights, k, key))
         members = jax.nn.one_hot(labels, k, dtype=z.dtype) * weights[:, None]
-        clusters = Clusters.of(points, members, structure.axis_aligned)
-        return clusters.fit(mixture, structure, reg_covar)
+        return clusters_of(points, members, structure).fit(mixture, structure, reg_covar)
 
     floor = Floor.of(reg_covar, x, weights)
     like = jax.eval_shape(start, jnp.zeros((), jnp.int32), key)
@@ -81,3 +78,18 @@ def by_short_runs(
     found, values, sound = jax.lax.map(run, (numbers, jax.random.split(key, _RUNS)))
     best = jnp.argmax(jnp.where(sound | ~jnp.any(sound), values, -jnp.inf))
     return jax.tree.map(lambda leaf: leaf[best], found)
+
+
+def _views(
+    points: Float[Array, "n d"],
+    weights: Float[Array, " n"],
+    k: int,
+    key: PRNGKeyArray,
+    structure: type[AbstractCovariance],
+) -> Float[Array, "v n d"]:
+    """The rows in the units in which distances are taken."""
+    scaled = Frame.of_data(points, weights, turned=False).apply(points)
+    if structure.rank is not None:
+        return scaled[None]
+    white = Frame.of_data(points, weights, turned=True).apply(points)
+    return jnp.stack([scaled, rounded(white, weights, k, key), white])
