@@ -138,13 +138,13 @@ class GaussianMixture(AbstractMixture):
 
     @classmethod
     def from_loadings(cls, weights: Any, means: Any, loadings: Any, noise_variances: Any) -> Self:
-        r"""A mixture of factor analysers: covariances F_kF_kᵀ + Ψ_k of low rank.
+        """A mixture of factor analysers: covariances F_kF_kᵀ + Ψ_k of low rank.
 
         **Arguments:**
 
         - `weights`: `(k,)`, non-negative, of sum one.
         - `means`: `(k, d)`.
-        - `loadings`: F_k, `(k, d, r)` with r < d.
+        - `loadings`: F_k, `(k, d, r)` with r < d; or one F for all components, `(d, r)`.
         - `noise_variances`: the diagonal of Ψ_k, `(k, d)`; or one variance a component, `(k,)`, for
             probabilistic principal components.
 
@@ -154,13 +154,15 @@ class GaussianMixture(AbstractMixture):
         weights, means, loadings, variances = _checks.as_one_dtype(
             weights=weights, means=means, loadings=loadings, noise_variances=noise_variances
         )
-        if loadings.ndim != 3 or loadings.shape[:2] != means.shape:
+        own_loadings = loadings.ndim == 3
+        if loadings.shape[:-1] != means.shape[0 if own_loadings else 1 :]:
             raise ValueError(
                 f"loadings has shape {loadings.shape} and means has {means.shape}; expected "
-                "(k, d, r) and (k, d)."
+                "(k, d, r), or (d, r) for all components, and (k, d)."
             )
-        name = "low_rank" if variances.ndim == 2 else "low_rank_spherical"
-        structure = structure_named(name, loadings.shape[2], means.shape[1])
+        name = "low_rank" if own_loadings else "tied_loadings"
+        name = name if variances.ndim == 2 else f"{name}_spherical"
+        structure = structure_named(name, loadings.shape[-1], means.shape[1])
         own = (variances.ndim == 2) * 1
         _checks.check_parameters(
             weights, means, variances, lambda k, d: (k, d)[: own + 1], name, "noise_variances"

@@ -93,14 +93,21 @@ def precision_diagonal(factors: AnyFactors) -> Float[Array, "j d"]:
     return factors**2 if factors.ndim == 2 else jnp.sum(factors**2, axis=1)
 
 
+def trace_of(factors: AnyFactors, variances: Float[Array, " d"]) -> Float[Array, " j"]:
+    """tr VΛ for a diagonal V"""
+    if isinstance(factors, LowRankFactors):
+        return precision_diagonal(factors) @ variances
+    return jnp.sum(factors**2 * variances, axis=tuple(range(1, factors.ndim)))
+
+
 def own_scatter(factors: AnyFactors) -> AnyFactors:
-    """The scatter of one sample that has the covariance of these factors."""
+    """The scatter of one sample that has the covariance of these factors; it broadcasts."""
     if isinstance(factors, LowRankFactors):
         # (I + BBᵀ)Gᵀ = B
         return LowRankFactors(factors.variances, factors.loadings)
     if factors.ndim == 2:
         return jnp.ones_like(factors)
-    return jnp.broadcast_to(jnp.eye(factors.shape[-1], dtype=factors.dtype), factors.shape)
+    return jnp.eye(factors.shape[-1], dtype=factors.dtype)
 
 
 def diagonal_scatter(factors: AnyFactors, variances: Float[Array, " d"]) -> AnyFactors:

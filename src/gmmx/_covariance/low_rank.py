@@ -6,7 +6,6 @@ Liu, Rubin & Wu 1998): it never lowers the likelihood, as EM does not, and turns
 """
 
 import functools
-import math
 from typing import Any, ClassVar, Self, TypeVar
 
 import equinox as eqx
@@ -37,19 +36,21 @@ class AbstractLowRank(AbstractCovariance):
     F_k is `(d, r)` and Ψ_k diagonal. F_k is unique up to a rotation of the latent factors z.
     """
 
-    scaled_loadings: eqx.AbstractVar[Float[Array, "k d r"]]
-    """Ψ_k^-½F_k"""
+    scaled_loadings: eqx.AbstractVar[Float[Array, "*k d r"]]
+    """Ψ_k^-½F_k, or what components share of it"""
     log_cholesky: eqx.AbstractVar[Float[Array, "k *d"]]
     """log Ψ_k^-½"""
 
     rank: ClassVar[int | None] = None
+    one_variance: ClassVar[bool] = False
+    """Whether the noise of a component has the same variance in all features"""
 
     def __check_init__(self):
         shape = getattr(self.scaled_loadings, "shape", None)
         if shape is not None and self.rank is not None and shape[-1:] != (self.rank,):
             raise ValueError(
-                f"scaled_loadings has shape {shape}; expected (k, d, {self.rank}) for "
-                f"rank={self.rank}."
+                f"scaled_loadings has shape {shape}; expected {self.rank} as the last axis, "
+                "the rank."
             )
 
     def __reduce__(self):
@@ -91,11 +92,19 @@ class AbstractLowRank(AbstractCovariance):
         # With C = SGᵀ/n, the latent factors have the second moments Φ = M⁻¹ + GC = TTᵀ. EM has the
         # loadings CΦ⁻¹; with z as T times a standard normal one they are CT⁻ᵀ. The diagonal of the
         # new covariance is that of S/n.
-        latent, n = factors.latent(), weight[:, None]
-        cross, square = scatter.loadings / n[:, :, None], scatter.diagonal / n
-        second = latent.covariance + product(latent.gains, cross)
+        cross, square, second = second_moments(weight, factors, scatter)
         loadings = whiten_by(second, cross.mT).mT
-        rest = square - jnp.sum(loadings**2, axis=2)
+        return cls.of_parts(factors, loadings, square - jnp.sum(loadings**2, axis=2), square)
+
+    @classmethod
+    def of_parts(
+        cls,
+        factors: LowRankFactors,
+        loadings: Float[Array, "k d r"],
+        rest: Float[Array, "k d"],
+        square: Float[Array, "k d"],
+    ) -> Self:
+        """The structure of loadings and of what these leave of the variances, in a frame."""
         rest = jnp.maximum(rest, _LEAST * float(jnp.finfo(rest.dtype).eps) * square)
         # Neither variances nor loadings are left where rounding is more than the samples.
         deviation = jnp.sqrt(jnp.where(square > 0, rest, jnp.nan))
@@ -108,7 +117,7 @@ class AbstractLowRank(AbstractCovariance):
         rank = cls._known_rank()
         # A rotation of the latent factors changes nothing.
         loadings = n_features * rank - rank * (rank - 1) // 2
-        return n_components * loadings + math.prod(cls._noise_shape(n_components, n_features))
+        return n_components * (loadings + (1 if cls.one_variance else n_features))
 
     @classmethod
     def fewest_samples(cls, n_features: int) -> int:
@@ -118,10 +127,6 @@ class AbstractLowRank(AbstractCovariance):
     def _known_rank(cls) -> int:
         assert cls.rank is not None  # that of a class from `of_rank`
         return cls.rank
-
-    @classmethod
-    def _noise_shape(cls, n_components: int, n_features: int) -> tuple[int, ...]:
-        return (n_components, n_features)
 
     # Construction
 
@@ -158,13 +163,16 @@ class AbstractLowRank(AbstractCovariance):
     @property
     def loadings(self) -> Float[Array, "k d r"]:
         """F_k, in the units of the data"""
-        k, d, _ = self.scaled_loadings.shape
-        return self.scaled_loadings / self.factors(k, d).diagonal[:, :, None]
+        factors = self._own_factors()
+        return factors.loadings / factors.diagonal[:, :, None]
 
     @property
     def noise_variances(self) -> Float[Array, "k d"]:
         """Ψ_k"""
-        return self.factors(*self.scaled_loadings.shape[:2]).diagonal ** -2
+        return self._own_factors().diagonal ** -2
+
+    def _own_factors(self) -> LowRankFactors:
+        return self.factors(len(self.log_cholesky), self.scaled_loadings.shape[-2])
 
     def covariances(self, n_components: int, n_features: int) -> Float[Array, "k d d"]:
         identity = jnp.eye(n_features, dtype=self.scaled_loadings.dtype)
@@ -201,7 +209,7 @@ class AbstractLowRank(AbstractCovariance):
 
     def place(self, normals: Float[Array, "n q"], labels: Int[Array, " n"]) -> Float[Array, "n d"]:
         """F_kz + ε for each row of d + r standard normal numbers, k being its label."""
-        d = self.scaled_loadings.shape[1]
+        d = self.scaled_loadings.shape[-2]
         noise = jnp.sqrt(self.noise_variances)[labels] * normals[:, :d]
         return noise + grouped_product(normals[:, d:], self.loadings, labels)
 
@@ -221,7 +229,11 @@ class AbstractLowRank(AbstractCovariance):
         gains = LowRankGains(None, left, latent.gains * seen.diagonal[:, None])
         known = product(others.loadings, latent.inverse_root.mT)
         conditional = LowRankFactors(others.diagonal, known)
-        return self._of_some(seen), self._of_some(conditional), gains
+        return self._of_some(seen), self._of_others(conditional), gains
+
+    def _of_others(self, factors: LowRankFactors) -> AbstractCovariance:
+        """The covariances of features given others."""
+        return self._of_some(factors)
 
     def given_noisy(
         self, noise: Float[Array, "*d"], n_components: int, n_features: int
@@ -329,21 +341,33 @@ class LowRankSphericalCovariance(AbstractLowRank):
     covariance_type: ClassVar[str] = "low_rank_spherical"
     aliases: ClassVar[tuple[str, ...]] = ("ppca",)
 
+    one_variance: ClassVar[bool] = True
+
     @classmethod
     def from_factors(  # pyright: ignore[reportIncompatibleMethodOverride]
         cls, factors: LowRankFactors
     ) -> Self:
-        # One variance for all features: in units of the first, so that nothing depends on those of
-        # the data.
-        diagonal = factors.diagonal
-        unit = diagonal[:, :1]
-        unit = unit / jnp.sqrt(jnp.mean((unit / diagonal) ** 2, axis=1, keepdims=True))
-        scaled = factors.loadings * (unit / diagonal)[:, :, None]
-        return cls(scaled, jnp.log(unit[:, 0]))
+        factors = with_one_variance(factors)
+        return cls(factors.loadings, jnp.log(factors.diagonal[:, 0]))
 
-    @classmethod
-    def _noise_shape(cls, n_components: int, n_features: int) -> tuple[int, ...]:
-        return (n_components,)
+
+def second_moments(
+    weight: Float[Array, " k"], factors: LowRankFactors, scatter: LowRankFactors
+) -> tuple[Float[Array, "k d r"], Float[Array, "k d"], Float[Array, "k r r"]]:
+    """E[yzᵀ], the diagonal of E[yyᵀ], and E[zzᵀ], under the model in hand."""
+    latent, n = factors.latent(), weight[:, None]
+    cross = scatter.loadings / n[:, :, None]
+    return cross, scatter.diagonal / n, latent.covariance + product(latent.gains, cross)
+
+
+def with_one_variance(factors: LowRankFactors) -> LowRankFactors:
+    """The same loadings F, and noise of the mean of the variances."""
+    # In units of the first feature, so that nothing depends on those of the data.
+    diagonal = factors.diagonal
+    unit = diagonal[:, :1]
+    unit = unit / jnp.sqrt(jnp.mean((unit / diagonal) ** 2, axis=1, keepdims=True))
+    scaled = factors.loadings * (unit / diagonal)[:, :, None]
+    return LowRankFactors(jnp.broadcast_to(unit, diagonal.shape), scaled)
 
 
 @functools.cache
