@@ -320,7 +320,7 @@ class GaussianMixture(AbstractMixture):
     def marginal(self, indices: Any) -> "GaussianMixture":
         """The mixture of some of the features.
 
-        full, tied, diag, spherical and EII are preserved; the rest becomes full or diag.
+        full, tied, diag, spherical, EII and low rank are preserved; the rest becomes full or diag.
 
         **Arguments:**
 
@@ -347,8 +347,8 @@ class GaussianMixture(AbstractMixture):
     def convolve(self, noise_covariance: Any) -> "GaussianMixture":
         """The mixture of x + ε, ε ~ N(0, C): its covariances are Σ_k + C.
 
-        σ² preserves full, tied, diag, spherical and EII, variances full, tied and diag, a matrix
-        full and tied; the rest becomes full, or diag where it can.
+        σ² preserves full, tied, diag, spherical, EII and low rank, variances full, tied, diag and
+        low rank, a matrix full and tied; the rest becomes full, or diag where it can.
 
         **Arguments:**
 
