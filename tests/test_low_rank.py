@@ -420,3 +420,17 @@ def test_many_features_are_never_made_dense():
     for call in (gmm.collapse, lambda: gmm.reduce(1), lambda: gmmx.product(gmm, gmm)):
         with pytest.raises(ValueError, match="Take fewer of them"):
             call()
+
+
+def test_the_estimator_takes_a_rank(x):
+    sklearn = pytest.importorskip("gmmx.sklearn")
+    estimator = sklearn.GaussianMixture(K, covariance_type="low_rank", rank=R, random_state=0)
+    estimator.fit(x)
+    assert estimator.loadings_.shape == (K, D, R) and estimator.noise_variances_.shape == (K, D)
+    gmm = gmmx.GaussianMixture.from_sklearn(estimator)
+    np.testing.assert_allclose(estimator.score_samples(x), gmm.log_prob(x), rtol=1e-10)
+    np.testing.assert_allclose(estimator.bic(x), gmm.bic(x), rtol=1e-10)
+    draws, labels = estimator.sample(50)
+    assert draws.shape == (50, D) and (np.diff(labels) >= 0).all()
+    with pytest.raises(ValueError, match="no rank"):
+        sklearn.GaussianMixture(K, rank=R).fit(x)
