@@ -125,7 +125,7 @@ def test_a_fit_of_a_rank(gmmx_, folder):
     report = json.loads(out)
     assert report["rank"] == 1 and np.shape(report["loadings"]) == (2, 2, 1)
     assert np.shape(report["noise_variances"]) == (2, 2) and "covariances" not in report
-    assert gmmx.load("m.safetensors").structure.rank == 1
+    assert gmmx.load("m.safetensors").structure.n_latent == 1
     assert "needs a rank" in refused(gmmx_("fit", "data.csv", "-k", 2, *columns, *options[:2]))
 
 

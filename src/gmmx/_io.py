@@ -73,14 +73,14 @@ def save(
     }
     if settings:
         metadata["settings"] = json.dumps(settings)
-    if gmm.structure.rank is not None:
-        metadata["rank"] = str(gmm.structure.rank)
+    if gmm.structure.n_latent is not None:
+        metadata["rank"] = str(gmm.structure.n_latent)
     if feature_names is not None:
         metadata["feature_names"] = json.dumps([str(name) for name in feature_names])
     try:
         # Only what can be read back is written.
         _check_arrays(arrays, metadata["dtype"])
-        _build(arrays, gmm.covariance_type, settings, gmm.structure.rank)
+        _build(arrays, gmm.covariance_type, settings, gmm.structure.n_latent)
     except ValueError as error:
         raise ValueError(f"this mixture cannot be saved: {error}") from error
     write_tensors(path, arrays, metadata)

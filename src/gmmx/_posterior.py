@@ -117,7 +117,7 @@ class Posterior(AbstractPosterior):
 
     @property
     def n_latent(self) -> int:
-        return self.conditional.structure.rank or 0
+        return self.conditional.structure.n_latent or 0
 
     def _each(self, fn: Callable[..., PyTree], *rows: Array) -> PyTree:
         return condition.over_rows(fn, self.conditional, self.y, *rows)
@@ -155,7 +155,7 @@ class PosteriorPerSample(AbstractPosterior):
 
     @property
     def n_latent(self) -> int:
-        return self.prior.structure.rank or 0
+        return self.prior.structure.n_latent or 0
 
     def _each(self, fn: Callable[..., PyTree], *rows: Array) -> PyTree:
         def samples(arrays: tuple[Operator, Array, tuple[Array, ...]]) -> PyTree:
@@ -244,7 +244,7 @@ def posterior(
     _checks.check_finite(y, "y")
     if not each:
         return Posterior(y, given_observation(gmm, matrix, offset, noise))
-    if matrix is None and not dense and y.size and gmm.structure.rank is None:
+    if matrix is None and not dense and y.size and gmm.structure.n_latent is None:
         return PosteriorUnderVariances(y, gmm, noise)
     shared = Operator(None if own_matrix else matrix, None if own_noise else noise)
     own = Operator(matrix if own_matrix else None, noise if own_noise else None)

@@ -15,7 +15,7 @@ def draw(
 ) -> tuple[Float[Array, "n d"], Int[Array, " n"]]:
     """Draws and the components that they are from."""
     label_key, noise_key = jax.random.split(key)
-    shape = (n_samples, gmm.n_features + (gmm.structure.rank or 0))
+    shape = (n_samples, gmm.n_features + (gmm.structure.n_latent or 0))
     # By the sums of the weights: Gumbel's trick would hold n × K numbers.
     heights = jnp.cumsum(jax.lax.stop_gradient(gmm.weights))
     uniform = jax.random.uniform(label_key, (n_samples,), gmm.dtype)

@@ -25,9 +25,9 @@ def noise_score(gmm: AbstractComponents, x: Any, sigma: Any) -> Float[Array, "*b
     sigma = _check_sigma(sigma, batch).astype(x.dtype)
     _check_square(sigma)
     if sigma.ndim == 0:
-        score = _noise_score if gmm.structure.rank is None else _score_of_noisy
+        score = _noise_score if gmm.structure.n_latent is None else _score_of_noisy
         return by_rows(lambda x: score(gmm, x, sigma), batch, x, gmm, sigma)
-    if gmm.structure.rank is not None:
+    if gmm.structure.n_latent is not None:
         dense = exact(gmm.dense_factors(), gmm.n_components)
         gmm = dataclasses.replace(gmm, structure=dense)
     xp = _checks.array_module(sigma)

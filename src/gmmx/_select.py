@@ -160,7 +160,7 @@ def _check_structures(
     for name in names:
         has_rank = name in LOW_RANK
         found += [structure_named(name, one, n_features) for one in (ranks if has_rank else [None])]
-    if ranks != [None] and all(structure.rank is None for structure in found):
+    if ranks != [None] and all(structure.n_latent is None for structure in found):
         structure_named(found[0].covariance_type, ranks[0])
     return list(dict.fromkeys(found))
 
@@ -269,7 +269,7 @@ class _Cell:
         work = self.x.size * self.padded * self.x.shape[1]
         clusters, fit = _clusters.at(work), _fit.at(work)
         cluttered = self.background is not None
-        low_rank = self.structure.rank is not None
+        low_rank = self.structure.n_latent is not None
         found = clusters(self.padded, self.x, wanted, weights, self.keys, cluttered, low_rank)
         result, dense = fit(
             self.structure, self.fitter, self.x, *found, weights, self.keys, self.background
@@ -289,7 +289,7 @@ def _clusters(
     weights: Float[Array, " n"] | None,
     keys: Array,
     cluttered: bool,
-    low_rank: bool,
+    low_rank: bool = False,
 ) -> tuple[Clusters | Members, Float[Array, ""] | None]:
     """For each key, the clusters of k-means from the leading `wanted` seeds of `padded`.
 
@@ -345,7 +345,7 @@ def _fit(
     best = best_of(results)
     result = jax.tree.map(lambda leaf: leaf[best], results)
     gmm = result.gmm
-    if structure.rank is not None:
+    if structure.n_latent is not None:
         return result, gmm
     dense = structure_named("full").from_factors(gmm.dense_factors())
     return result, dataclasses.replace(gmm, structure=dense)

@@ -38,7 +38,7 @@ class Candidate:
     @property
     def rank(self) -> int | None:
         """The number of latent factors of a component, of a structure that has some"""
-        return self.gmm.structure.rank
+        return self.gmm.structure.n_latent
 
     @property
     def n_iter(self) -> int:

@@ -135,7 +135,7 @@ def line(gmm: AbstractComponents) -> str:
     if len(shape) < 2:
         return eqx.tree_pformat(gmm)
     *batch, k, d = shape
-    rank = gmm.structure.rank
+    rank = gmm.structure.n_latent
     text = (
         f"{_count(k, 'component')} in {_count(d, 'feature')}, {gmm.structure.covariance_type} "
         f"covariances{'' if rank is None else f' of rank {rank}'}, "

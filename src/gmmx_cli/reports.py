@@ -44,7 +44,7 @@ def of_model(gmm: Any, names: list[str]) -> dict[str, Any]:
     weights, deviations, covariances = jax.jit(_parameters)(gmm)
     return {
         "covariance_type": gmm.covariance_type,
-        **({} if gmm.structure.rank is None else {"rank": gmm.structure.rank}),
+        **({} if gmm.structure.n_latent is None else {"rank": gmm.structure.n_latent}),
         "n_components": gmm.n_components,
         "n_features": gmm.n_features,
         "n_parameters": gmm.n_parameters,
@@ -69,7 +69,7 @@ def _parameters(gmm: Any) -> tuple[Any, Any, dict[str, Any]]:
     import jax.numpy as jnp
 
     structure = gmm.structure
-    if structure.rank is not None:
+    if structure.n_latent is not None:
         # In the parts that they are made of: they may be too large to be dense.
         loadings, noise = structure.loadings, structure.noise_variances
         deviations = jnp.sqrt(jnp.sum(loadings**2, axis=2) + noise)

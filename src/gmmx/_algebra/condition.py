@@ -243,7 +243,7 @@ def draw(
     """
     n, s, _ = noise.shape
     k, d = given.means.shape
-    noise = noise[:, :, : d + (given.structure.rank or 0)]
+    noise = noise[:, :, : d + (given.structure.n_latent or 0)]
     reached = jnp.cumsum(responsibilities(given, y), axis=-1)
     aim = uniform * reached[:, -1:]
     labels = jnp.sum(reached[:, None, :] <= aim[:, :, None], axis=-1).astype(jnp.int32)

@@ -17,7 +17,7 @@ def latent_factors(
     gmm: AbstractComponents, x: Any
 ) -> tuple[Float[Array, "*batch k r"], Float[Array, "k r r"]]:
     """See `GaussianMixture.latent_factors`."""
-    if gmm.structure.rank is None:
+    if gmm.structure.n_latent is None:
         raise ValueError(
             f"{gmm.structure.covariance_type!r} covariances have no latent factors; expected "
             "'low_rank' or a relative of it: gmmx.initialize(x, 3, 'low_rank', rank=5)."

@@ -45,7 +45,7 @@ class AbstractCovariance(eqx.Module):
     """Whether all components have the same covariance"""
     closed_under_scaling: ClassVar[bool] = False
     """Whether the structure survives a change of the units of single features"""
-    rank: ClassVar[int | None] = None
+    n_latent: ClassVar[int | None] = None
     """How many latent factors a component has, if it has any: see `low_rank.py`"""
 
     def __init_subclass__(cls, **kwargs):

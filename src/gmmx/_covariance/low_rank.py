@@ -41,28 +41,28 @@ class AbstractLowRank(AbstractCovariance):
     log_cholesky: eqx.AbstractVar[Float[Array, "k *d"]]
     """log Ψ_k^-½"""
 
-    rank: ClassVar[int | None] = None
+    n_latent: ClassVar[int | None] = None
     one_variance: ClassVar[bool] = False
     """Whether the noise of a component has the same variance in all features"""
 
     def __check_init__(self):
         shape = getattr(self.scaled_loadings, "shape", None)
-        if shape is not None and self.rank is not None and shape[-1:] != (self.rank,):
+        if shape is not None and self.n_latent is not None and shape[-1:] != (self.n_latent,):
             raise ValueError(
-                f"scaled_loadings has shape {shape}; expected {self.rank} as the last axis, "
+                f"scaled_loadings has shape {shape}; expected {self.n_latent} as the last axis, "
                 "the rank."
             )
 
     def __reduce__(self):
         # Classes of a rank are made when they are asked for, so a pickle cannot name them.
         parent = next(cls for cls in type(self).__mro__ if "covariance_type" in cls.__dict__)
-        return _remade, (parent, self.rank, self.scaled_loadings, self.log_cholesky)
+        return _remade, (parent, self.n_latent, self.scaled_loadings, self.log_cholesky)
 
     @classmethod
     def of_rank(cls, rank: Any, n_features: int | None) -> type[AbstractCovariance]:
         name = cls.covariance_type
         if rank is None:
-            if cls.rank is not None:
+            if cls.n_latent is not None:
                 return cls
             raise ValueError(
                 f"covariance_type={name!r} needs a rank: pass rank=5, for instance, the number of "
@@ -125,8 +125,8 @@ class AbstractLowRank(AbstractCovariance):
 
     @classmethod
     def _known_rank(cls) -> int:
-        assert cls.rank is not None  # that of a class from `of_rank`
-        return cls.rank
+        assert cls.n_latent is not None  # that of a class from `of_rank`
+        return cls.n_latent
 
     # Construction
 
@@ -373,7 +373,7 @@ def with_one_variance(factors: LowRankFactors) -> LowRankFactors:
 @functools.cache
 def _of_rank(structure: type[_LowRank], rank: int) -> type[_LowRank]:
     """The structure as a class that knows its rank, the same one each time."""
-    body = {"rank": rank, "__module__": structure.__module__, "__doc__": structure.__doc__}
+    body = {"n_latent": rank, "__module__": structure.__module__, "__doc__": structure.__doc__}
     return type(structure)(structure.__name__, (structure,), body)
 
 

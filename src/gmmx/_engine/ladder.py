@@ -50,9 +50,9 @@ class Ladder:
     def of(cls, gmm: AbstractComponents, n: int, products: int) -> "Ladder":
         """The ways for n rows, in a pass in which `products` matrix products read the features."""
         structure = type(gmm.structure)
-        if structure.rank is not None:
+        if structure.n_latent is not None:
             k, d = gmm.means.shape
-            return Ladder((LowRank,), 0, (LowRank.columns(k, d, structure.rank),))
+            return Ladder((LowRank,), 0, (LowRank.columns(k, d, structure.n_latent),))
         return _ladder(*gmm.means.shape, n, structure.axis_aligned, structure.shared, products)
 
     @property

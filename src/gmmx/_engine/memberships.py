@@ -125,7 +125,7 @@ def clusters_of(
     x: Float[Array, "n d"], memberships: Float[Array, "n k"], structure: type[AbstractCovariance]
 ) -> Clusters | Members:
     """What `fit` needs of memberships, weighted if the rows are, for this structure."""
-    if structure.rank is not None:
+    if structure.n_latent is not None:
         return Members(x, memberships)
     return Clusters.of(x, memberships, structure.axis_aligned)
 

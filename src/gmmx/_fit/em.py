@@ -241,7 +241,7 @@ class EMFitter(AbstractFitter):
             return refuse(name, result, (self, x, weights))
         if self.prior is not None:
             return refuse("an EMFitter with a prior", result, (self, x, weights))
-        if result.gmm.structure.rank is not None:
+        if result.gmm.structure.n_latent is not None:
             # A rotation of the latent factors changes nothing: the fixed point is not isolated.
             return refuse("an EMFitter of low rank", result, (self, x, weights))
         begun: AbstractMixture = result.gmm if start is None else start

@@ -89,7 +89,7 @@ def _views(
 ) -> Float[Array, "v n d"]:
     """The rows in the units in which distances are taken."""
     scaled = Frame.of_data(points, weights, turned=False).apply(points)
-    if structure.rank is not None:
+    if structure.n_latent is not None:
         return scaled[None]
     white = Frame.of_data(points, weights, turned=True).apply(points)
     return jnp.stack([scaled, rounded(white, weights, k, key), white])

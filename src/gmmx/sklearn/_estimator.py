@@ -358,7 +358,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             gmm = self._mixture(self.means_.dtype)
             if gmm.covariance_type in COVARIANCE_TYPES:
                 return self.to_sklearn().sample(n_samples)
-            if gmm.structure.rank is not None:
+            if gmm.structure.n_latent is not None:
                 # They may be too many features for dense covariances.
                 seed = check_random_state(self.random_state).randint(_MAX_SEED)
                 draws, labels = map(np.asarray, gmm.sample_with_labels(

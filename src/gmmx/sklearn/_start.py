@@ -88,7 +88,7 @@ class Given(NamedTuple):
         precision = f"{structure.covariance_type} precision"
         weights = _of_shape(weights, "weights", shape[:1], dtype)
         means = _of_shape(means, "means", shape, dtype)
-        if precisions is not None and structure.rank is not None:
+        if precisions is not None and structure.n_latent is not None:
             raise ValueError(
                 f"precisions_init has no form for covariance_type={structure.covariance_type!r}; "
                 "expected None."
@@ -148,7 +148,7 @@ def start(
             x,
             METHODS[method](x, weights, n_components, random),
             structure.covariance_type,
-            rank=structure.rank,
+            rank=structure.n_latent,
             weights=weights,
             # scikit-learn's floor is in the squared units of the data.
             reg_covar=np.full(x.shape[1], reg_covar),
@@ -164,7 +164,7 @@ def check_defined(gmm: GaussianMixture, x: _Data) -> None:
 
     That of a feature given those before it, as the Cholesky factors have it.
     """
-    if gmm.structure.rank is not None:
+    if gmm.structure.n_latent is not None:
         # Its noise may be small where the factors explain a feature.
         return
     factors = np.asarray(gmm.factors())
