@@ -115,6 +115,20 @@ def test_a_fit_is_that_of_the_library(gmmx_, folder, frame, trainer):
     np.testing.assert_allclose(gmmx.load("m.safetensors").means, result.gmm.means, rtol=1e-10)
 
 
+def test_a_fit_of_a_rank(gmmx_, folder):
+    """The report has loadings in place of covariances, which may be too large."""
+    options = ("--covariance", "low_rank", "--rank", 1, "--max-iter", 2)
+    columns = ("--columns", "height,width")
+    out = ok(
+        gmmx_("fit", "data.csv", "-k", 2, *columns, *options, "--out", "m.safetensors", "--json")
+    )
+    report = json.loads(out)
+    assert report["rank"] == 1 and np.shape(report["loadings"]) == (2, 2, 1)
+    assert np.shape(report["noise_variances"]) == (2, 2) and "covariances" not in report
+    assert gmmx.load("m.safetensors").structure.n_latent == 1
+    assert "needs a rank" in refused(gmmx_("fit", "data.csv", "-k", 2, *columns, *options[:2]))
+
+
 def test_results_and_messages_keep_apart(gmmx_, folder):
     columns = ("--columns", "height,width")
     _, out, err = gmmx_("fit", "data.csv", "-k", 2, *columns, "--max-iter", 1, "--n-init", 2)

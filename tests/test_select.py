@@ -39,17 +39,19 @@ def starts(x, covariance_type, k, weights=None):
     structure = internals.structure_named(covariance_type)
     x = jax.numpy.asarray(x)
     keys = jax.random.split(jax.random.key(0), 1)
-    clusters, _ = internals._clusters(max(SIZES), x, jax.numpy.int32(k), weights, keys, False)
+    k = jax.numpy.int32(k)
+    found, _ = internals._clusters(max(SIZES), x, k, weights, keys, False, False)
+    found = jax.tree.map(lambda leaf: leaf[0], found)
     floor = jax.numpy.asarray(FITTER.reg_covar, x.dtype)
-    fit = jax.vmap(lambda c: c.fit(gmmx.GaussianMixture, structure, floor))
-    padded = fit(jax.tree.map(lambda leaf: leaf[0], clusters))
+    fit = jax.vmap(lambda run: found.of(run, structure).fit(gmmx.GaussianMixture, structure, floor))
+    padded = fit(jax.numpy.arange(len(found.labels)))
     few = EMFitter(tol=FITTER.tol, max_iter=40)
     results = jax.jit(jax.vmap(lambda gmm: few.fit(x, gmm)))(padded)
     sound = ~np.asarray(results.spurious).any(axis=1)
     assert sound.any()
     best = np.argmax(np.where(sound, results.log_likelihood, -np.inf))
     padded = jax.tree.map(lambda leaf: leaf[best], padded)
-    return padded, internals.trim(padded, k)
+    return padded, internals.trim(padded, int(k))
 
 
 def test_a_padded_start_has_the_components_asked_for(iris, structure):

@@ -9,7 +9,7 @@ import scipy.stats
 from jaxprs import largest, traced
 
 import gmmx
-from gmmx._covariance import structure_named
+from gmmx._covariance import LOW_RANK, structure_named
 
 K, D, N = 3, 5, 40
 
@@ -33,9 +33,9 @@ def test_every_structure_of_the_library_has_its_row(structures):
     with pytest.raises(ValueError) as error:
         gmmx.GaussianMixture.create(2, 2, "no such structure")
     named = str(error.value).split("one of ")[1].replace("'", "").rstrip(".").split(", ")
-    # mclust's families have a file of tests of their own.
+    # mclust's families, and those of low rank, have files of tests of their own.
     families = {n for f in gmmx.FAMILIES for n in (f, structure_named(f).covariance_type)}
-    assert {*named} == {*structures} | families
+    assert {*named} == {*structures} | families | {*LOW_RANK}
 
 
 # One feature, and more than those whose factorisations are written out.

@@ -4,6 +4,7 @@ Shapes are known under any transformation and are always checked. Values are che
 are concrete; inside `jit`, `vmap` and `grad` a bad value becomes a status or NaN instead.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -44,6 +45,13 @@ def promote(a: Any, b: Any) -> Any:
     """The wider of two float dtypes, whatever the caller's promotion setting."""
     with jax.numpy_dtype_promotion("standard"):
         return jnp.promote_types(a, b)
+
+
+def as_one_dtype(**values: Any) -> list[Array]:
+    """The values as arrays of the widest of their dtypes, by the names that errors have."""
+    arrays = [as_floating(value, name) for name, value in values.items()]
+    dtype = functools.reduce(promote, (array.dtype for array in arrays))
+    return [array.astype(dtype) for array in arrays]
 
 
 def in_dtype(tree: PyTree, dtype: Any) -> PyTree:
@@ -290,6 +298,7 @@ def check_parameters(
     covariances: Array,
     natural_shape: Callable[[int, int], tuple[int, ...]],
     covariance_type: str,
+    name: str = "covariances",
 ) -> None:
     """Refuse what is not a mixture: shapes always, values where Python sees them.
 
@@ -297,6 +306,7 @@ def check_parameters(
 
     - `natural_shape`: the shape of the covariances, of the numbers of components and features.
     - `covariance_type`: the name of the structure.
+    - `name`: what the covariances are called.
     """
     if means.ndim != 2:
         raise ValueError(f"means has shape {means.shape}; expected (n_components, n_features).")
@@ -308,10 +318,10 @@ def check_parameters(
     expected = natural_shape(k, d)
     if covariances.shape != expected:
         raise ValueError(
-            f"covariances has shape {covariances.shape}; expected {expected} for "
+            f"{name} has shape {covariances.shape}; expected {expected} for "
             f"covariance_type={covariance_type!r}, {k} components and {d} features."
         )
-    for value, label in ((weights, "weights"), (means, "means"), (covariances, "covariances")):
+    for value, label in ((weights, "weights"), (means, "means"), (covariances, name)):
         check_finite(value, label)
     if not is_concrete(weights, covariances):
         return

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ._covariance import AbstractCovariance
-from ._covariance.base import Factors
+from ._covariance.factors import AnyFactors, half_log_det
 from ._data import Samples
 from ._linalg import log_weight
 
@@ -104,8 +104,11 @@ class AbstractComponents(eqx.Module):
             )
         return leaf
 
-    def factors(self) -> Factors:
-        """The factors W as the structure has them: `(j, d, d)`, or `(j, d)` if diagonal."""
+    def factors(self) -> AnyFactors:
+        """The factors W as the structure has them: `(j, d, d)`, or `(j, d)` if diagonal.
+
+        Those of low rank are a `LowRankFactors`.
+        """
         return self.structure.factors(*self.means.shape)
 
     def distinct_factors(self) -> Float[Array, "j d d"]:
@@ -121,14 +124,13 @@ class AbstractComponents(eqx.Module):
         """log|W_k| = ½ log|Λ_k|"""
         return self._half_log_det(self.factors())
 
-    def log_constant(self, factors: Factors) -> Float[Array, " k"]:
+    def log_constant(self, factors: AnyFactors) -> Float[Array, " k"]:
         """log w_k + log|W_k| − d/2 log 2π, of the factors of this mixture."""
-        half_log_det = self._half_log_det(factors)
-        return self.log_weights + half_log_det - self.n_features * math.log(2 * math.pi) / 2
+        half = self._half_log_det(factors)
+        return self.log_weights + half - self.n_features * math.log(2 * math.pi) / 2
 
-    def _half_log_det(self, factors: Factors) -> Float[Array, " k"]:
-        diagonal = jnp.diagonal(factors, axis1=1, axis2=2) if factors.ndim == 3 else factors
-        return jnp.broadcast_to(jnp.sum(jnp.log(diagonal), axis=1), self.logits.shape)
+    def _half_log_det(self, factors: AnyFactors) -> Float[Array, " k"]:
+        return jnp.broadcast_to(half_log_det(factors), self.logits.shape)
 
 
 Components = TypeVar("Components", bound=AbstractComponents)

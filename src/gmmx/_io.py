@@ -17,6 +17,7 @@ from ._abstract_mixture import AbstractMixture
 from ._background import BackgroundMixture, UniformBackground
 from ._components import check_mixture
 from ._covariance import structure_named
+from ._covariance.factors import LowRankFactors
 from ._files import FileError, from_json, read_tensors, write_tensors
 from ._mixture import GaussianMixture
 
@@ -72,12 +73,14 @@ def save(
     }
     if settings:
         metadata["settings"] = json.dumps(settings)
+    if gmm.structure.n_latent is not None:
+        metadata["rank"] = str(gmm.structure.n_latent)
     if feature_names is not None:
         metadata["feature_names"] = json.dumps([str(name) for name in feature_names])
     try:
         # Only what can be read back is written.
         _check_arrays(arrays, metadata["dtype"])
-        _build(arrays, gmm.covariance_type, settings)
+        _build(arrays, gmm.covariance_type, settings, gmm.structure.n_latent)
     except ValueError as error:
         raise ValueError(f"this mixture cannot be saved: {error}") from error
     write_tensors(path, arrays, metadata)
@@ -104,7 +107,7 @@ def read(
 ) -> tuple[AbstractMixture, dict[str, Any]]:
     """The mixture, and from the header the versions, the dtype and the feature names, if any."""
     arrays, metadata = read_tensors(path, _FORMAT, _VERSION)
-    settings = from_json(path, metadata, "settings")
+    settings, rank = from_json(path, metadata, "settings"), from_json(path, metadata, "rank")
     names = from_json(path, metadata, "feature_names")
     stored = metadata.get("dtype", "")
     try:
@@ -114,7 +117,7 @@ def read(
         target = _check_dtype(stored, dtype)
         with np.errstate(over="ignore"):
             arrays = {name: value.astype(target) for name, value in arrays.items()}
-        gmm = _build(arrays, metadata.get("covariance_type", ""), settings or {})
+        gmm = _build(arrays, metadata.get("covariance_type", ""), settings or {}, rank)
         if names is not None and not _is_names(names, gmm.n_features):
             raise ValueError("'feature_names' in the header is not one name for each feature.")
     except ValueError as error:
@@ -184,7 +187,7 @@ def _check_dtype(stored: str, asked: Any) -> np.dtype:
 
 
 def _build(
-    arrays: dict[str, np.ndarray], covariance_type: str, settings: dict[str, Any]
+    arrays: dict[str, np.ndarray], covariance_type: str, settings: dict[str, Any], rank: Any
 ) -> AbstractMixture:
     """The mixture of these arrays.
 
@@ -195,7 +198,7 @@ def _build(
     if len(covariance_type) > 100:
         raise ValueError(f"covariance_type={covariance_type[:40]!r}… is too long for a name.")
     try:
-        structure = structure_named(covariance_type)
+        structure = structure_named(covariance_type, rank)
     except ValueError as error:
         raise ValueError(f"{error} If the structure is your own, import its module.") from error
     fields = [f for f in dataclasses.fields(structure) if not f.metadata.get("static")]
@@ -264,7 +267,11 @@ _factors = jax.jit(GaussianMixture.factors)
 
 def _check_factors(gmm: GaussianMixture) -> None:
     """Refuse finite leaves of which no log-density can be computed."""
-    factors, means = np.asarray(_factors(gmm)), np.asarray(gmm.means)
+    factors, means = _factors(gmm), np.asarray(gmm.means)
+    if isinstance(factors, LowRankFactors):
+        # W, if the covariances are finite in its units.
+        factors = np.where(np.isfinite(factors.variances), factors.diagonal, np.nan)
+    factors = np.asarray(factors)
     diagonal = factors if factors.ndim == 2 else np.diagonal(factors, axis1=1, axis2=2)
     good = np.isfinite(factors.reshape(len(factors), -1)).all(axis=1)
     good = np.logical_and(good, (diagonal > 0).all(axis=1))

@@ -11,8 +11,11 @@ from . import _checks, _rows
 from ._abstract_mixture import AbstractMixture
 from ._algebra import condition, linear, merge
 from ._algebra.impute import impute
+from ._algebra.latent import latent_factors
 from ._components import check_mixture
 from ._covariance import AbstractCovariance, structure_named
+from ._covariance.factors import LowRankFactors
+from ._covariance.low_rank import AbstractLowRank
 from ._engine.floor import RELATIVE
 from ._engine.memberships import fit_memberships
 from ._linalg import einsum, inverse_lower, log_weight
@@ -77,6 +80,7 @@ class GaussianMixture(AbstractMixture):
         n_features: int,
         covariance_type: str = "full",
         *,
+        rank: int | None = None,
         key: PRNGKeyArray | None = None,
         dtype: Any = None,
     ) -> Self:
@@ -88,6 +92,7 @@ class GaussianMixture(AbstractMixture):
 
         **Arguments:**
 
+        - `rank`: the number of latent factors of a component, for `"low_rank"`.
         - `key`: for the means; `jax.random.key(0)` by default.
         - `dtype`: of the leaves; JAX's default float type by default.
         """
@@ -98,7 +103,8 @@ class GaussianMixture(AbstractMixture):
         spread = max(2.0, 2 * n_components ** (1 / n_features))
         means = spread * jax.random.normal(key, (n_components, n_features), dtype)
         scale = jnp.ones(n_features, dtype)
-        structure = structure_named(covariance_type).from_scale(scale, n_components)
+        structure = structure_named(covariance_type, rank, n_features)
+        structure = structure.from_scale(scale, n_components)
         return cls(jnp.zeros(n_components, dtype), means, structure)
 
     @classmethod
@@ -123,18 +129,50 @@ class GaussianMixture(AbstractMixture):
         positive definite, the weights are not a distribution, or the shapes do not fit.
         """
         structure = structure_named(covariance_type)
-        weights, means, covariances = (
-            _checks.as_floating(value, name)
-            for value, name in (
-                (weights, "weights"), (means, "means"), (covariances, "covariances")
-            )
-        )  # fmt: skip
-        dtype = _checks.promote(_checks.promote(weights.dtype, means.dtype), covariances.dtype)
-        weights, means, covariances = (v.astype(dtype) for v in (weights, means, covariances))
+        weights, means, covariances = _checks.as_one_dtype(
+            weights=weights, means=means, covariances=covariances
+        )
         _checks.check_parameters(
             weights, means, covariances, structure.natural_shape, covariance_type
         )
         return cls(log_weight(weights), means, structure.from_covariances(covariances))
+
+    @classmethod
+    def from_loadings(cls, weights: Any, means: Any, loadings: Any, noise_variances: Any) -> Self:
+        """A mixture of factor analysers: covariances F_kF_kᵀ + Ψ_k of low rank.
+
+        **Arguments:**
+
+        - `weights`: `(k,)`, non-negative, of sum one.
+        - `means`: `(k, d)`.
+        - `loadings`: F_k, `(k, d, r)` with r < d; or one F for all components, `(d, r)`.
+        - `noise_variances`: the diagonal of Ψ_k, `(k, d)`; or one variance a component, `(k,)`, for
+            probabilistic principal components.
+
+        **Raises:** `ValueError` where shapes do not fit, a variance is not positive, or the weights
+        are not a distribution.
+        """
+        weights, means, loadings, variances = _checks.as_one_dtype(
+            weights=weights, means=means, loadings=loadings, noise_variances=noise_variances
+        )
+        own_loadings = loadings.ndim == 3
+        if loadings.shape[:-1] != means.shape[0 if own_loadings else 1 :]:
+            raise ValueError(
+                f"loadings has shape {loadings.shape} and means has {means.shape}; expected "
+                "(k, d, r), or (d, r) for all components, and (k, d)."
+            )
+        name = "low_rank" if own_loadings else "tied_loadings"
+        name = name if variances.ndim == 2 else f"{name}_spherical"
+        structure = structure_named(name, loadings.shape[-1], means.shape[1])
+        own = (variances.ndim == 2) * 1
+        _checks.check_parameters(
+            weights, means, variances, lambda k, d: (k, d)[: own + 1], name, "noise_variances"
+        )
+        _checks.check_finite(loadings, "loadings")
+        _checks.check_positive(variances, n_own=own)
+        diagonal = 1 / jnp.sqrt(variances if own else jnp.tile(variances[:, None], means.shape[1]))
+        factors = LowRankFactors(diagonal, loadings * diagonal[:, :, None])
+        return cls(log_weight(weights), means, structure.from_factors(factors))
 
     @classmethod
     def from_responsibilities(
@@ -143,13 +181,17 @@ class GaussianMixture(AbstractMixture):
         responsibilities: Any,
         covariance_type: str = "full",
         *,
+        rank: int | None = None,
         weights: Any = None,
         reg_covar: Any = RELATIVE,
     ) -> "GaussianMixture":
         """One M-step from given responsibilities, soft or one-hot, `(n, k)`.
 
+        Of low rank, a few such steps: one alone does not find the loadings.
+
         **Arguments:**
 
+        - `rank`: the number of latent factors of a component, for `"low_rank"`.
         - `weights`: sample weights, `(n,)`.
         - `reg_covar`: added to the variances: a part of each feature's variance in the data, or
             `(d,)`, the variances to add, in the squared units of the data.
@@ -179,7 +221,8 @@ class GaussianMixture(AbstractMixture):
             x = _rows.fill_rows(x)
         _checks.check_floor(reg_covar)
         floor = jnp.asarray(reg_covar, x.dtype)
-        return fit_memberships(cls, structure_named(covariance_type), x, responsibilities, floor)
+        structure = structure_named(covariance_type, rank, x.shape[1])
+        return fit_memberships(cls, structure, x, responsibilities, floor)
 
     @classmethod
     def from_raw(
@@ -246,10 +289,29 @@ class GaussianMixture(AbstractMixture):
 
     def covariance(self) -> Float[Array, "d d"]:
         """The covariance of the whole mixture, Σ w_k (Σ_k + (μ_k − μ)(μ_k − μ)ᵀ)."""
-        root = inverse_lower(check_mixture(self).dense_factors())
+        structure = check_mixture(self).structure
+        if isinstance(structure, AbstractLowRank):
+            within = structure.pooled(self.weights)
+        else:
+            root = inverse_lower(self.dense_factors())
+            within = einsum("k,kij,klj->il", self.weights, root, root)
         apart = self.means - self.mean()
-        within = einsum("k,kij,klj->il", self.weights, root, root)
         return within + einsum("k,ki,kl->il", self.weights, apart, apart)
+
+    def latent_factors(self, x: Any) -> tuple[Float[Array, "*batch k r"], Float[Array, "k r r"]]:
+        r"""What points say of the latent factors z of each component, x = μ_k + F_kz + ε.
+
+        $$z \mid x, k \sim \mathcal{N}\big(M_k^{-1} F_k^\top \Psi_k^{-1} (x - \mu_k), M_k^{-1}\big),
+          \quad M_k = I + F_k^\top \Psi_k^{-1} F_k$$
+
+        Those of the likeliest component are `mean[jnp.arange(len(x)), gmm.predict(x)]`. Factors of
+        different components have nothing in common, so a mean over components says little.
+
+        **Returns:** the means, and the covariances, which do not depend on x.
+
+        **Raises:** `ValueError` where the covariances are not of low rank.
+        """
+        return latent_factors(self, x)
 
     def noise_score(self, x: Any, sigma: Any) -> Float[Array, "*batch d"]:
         r"""The gradient in x of the log-density of the mixture under normal noise.
@@ -301,7 +363,7 @@ class GaussianMixture(AbstractMixture):
     def marginal(self, indices: Any) -> "GaussianMixture":
         """The mixture of some of the features.
 
-        full, tied, diag, spherical and EII are preserved; the rest becomes full or diag.
+        full, tied, diag, spherical, EII and low rank are preserved; the rest becomes full or diag.
 
         **Arguments:**
 
@@ -328,8 +390,8 @@ class GaussianMixture(AbstractMixture):
     def convolve(self, noise_covariance: Any) -> "GaussianMixture":
         """The mixture of x + ε, ε ~ N(0, C): its covariances are Σ_k + C.
 
-        σ² preserves full, tied, diag, spherical and EII, variances full, tied and diag, a matrix
-        full and tied; the rest becomes full, or diag where it can.
+        σ² preserves full, tied, diag, spherical, EII and low rank, variances full, tied, diag and
+        low rank, a matrix full and tied; the rest becomes full, or diag where it can.
 
         **Arguments:**
 

@@ -50,6 +50,11 @@ class AbstractPosterior(eqx.Module):
     def n_features(self) -> int:
         """d, the features of x"""
 
+    @property
+    def n_latent(self) -> int:
+        """How many latent factors a draw of x has, see `gmmx.AbstractCovariance`; often none."""
+        return 0
+
     def log_evidence(self) -> Float[Array, "*batch"]:
         """log p(y), the density of what was observed."""
         return self._each(self._rows.log_evidence)
@@ -86,7 +91,8 @@ class AbstractPosterior(eqx.Module):
         label_key, noise_key = jax.random.split(_checks.as_key(key))
         shape, dtype = (*self.y.shape[:-1], n_samples), self.y.dtype
         uniform = jax.random.uniform(label_key, shape, dtype)
-        noise = jax.random.normal(noise_key, (*shape, self.n_features), dtype)
+        normals = self.n_features + self.n_latent
+        noise = jax.random.normal(noise_key, (*shape, normals), dtype)
         return self._each(self._rows.draw, uniform, noise)
 
 
@@ -108,6 +114,10 @@ class Posterior(AbstractPosterior):
     @property
     def n_features(self) -> int:
         return self.conditional.means.shape[-1]
+
+    @property
+    def n_latent(self) -> int:
+        return self.conditional.structure.n_latent or 0
 
     def _each(self, fn: Callable[..., PyTree], *rows: Array) -> PyTree:
         return condition.over_rows(fn, self.conditional, self.y, *rows)
@@ -142,6 +152,10 @@ class PosteriorPerSample(AbstractPosterior):
     @property
     def n_features(self) -> int:
         return self.prior.n_features
+
+    @property
+    def n_latent(self) -> int:
+        return self.prior.structure.n_latent or 0
 
     def _each(self, fn: Callable[..., PyTree], *rows: Array) -> PyTree:
         def samples(arrays: tuple[Operator, Array, tuple[Array, ...]]) -> PyTree:
@@ -230,7 +244,7 @@ def posterior(
     _checks.check_finite(y, "y")
     if not each:
         return Posterior(y, given_observation(gmm, matrix, offset, noise))
-    if matrix is None and not dense and y.size:
+    if matrix is None and not dense and y.size and gmm.structure.n_latent is None:
         return PosteriorUnderVariances(y, gmm, noise)
     shared = Operator(None if own_matrix else matrix, None if own_noise else noise)
     own = Operator(matrix if own_matrix else None, noise if own_noise else None)

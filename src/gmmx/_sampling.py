@@ -6,6 +6,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ._chunks import map_rows, rows_per_chunk
 from ._components import AbstractComponents
+from ._covariance.low_rank import AbstractLowRank
 from ._linalg import einsum, inverse_lower
 
 
@@ -14,7 +15,7 @@ def draw(
 ) -> tuple[Float[Array, "n d"], Int[Array, " n"]]:
     """Draws and the components that they are from."""
     label_key, noise_key = jax.random.split(key)
-    shape = (n_samples, gmm.n_features)
+    shape = (n_samples, gmm.n_features + (gmm.structure.n_latent or 0))
     # By the sums of the weights: Gumbel's trick would hold n × K numbers.
     heights = jnp.cumsum(jax.lax.stop_gradient(gmm.weights))
     uniform = jax.random.uniform(label_key, (n_samples,), gmm.dtype)
@@ -25,9 +26,11 @@ def draw(
 
 @jax.jit
 def _place(
-    gmm: AbstractComponents, labels: Int[Array, " n"], noise: Float[Array, "n d"]
+    gmm: AbstractComponents, labels: Int[Array, " n"], noise: Float[Array, "n q"]
 ) -> Float[Array, "n d"]:
     """μ_k + W_k⁻¹ε for each draw, component by component: no n × d × d array of factors."""
+    if isinstance(gmm.structure, AbstractLowRank):
+        return gmm.means[labels] + gmm.structure.place(noise, labels)
     roots = inverse_lower(gmm.dense_factors())
 
     def place(part: tuple[Array, Array]) -> Array:

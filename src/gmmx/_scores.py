@@ -1,5 +1,6 @@
 """The score of a mixture under normal noise, which Langevin and diffusion samplers follow."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -10,6 +11,8 @@ from jaxtyping import Array, Float
 from . import _checks
 from ._chunks import map_rows, rows_per_chunk
 from ._components import AbstractComponents
+from ._covariance.base import exact
+from ._engine.density import evaluate, log_prob_of
 from ._engine.whitened import whiten
 from ._rows import by_rows
 
@@ -22,7 +25,11 @@ def noise_score(gmm: AbstractComponents, x: Any, sigma: Any) -> Float[Array, "*b
     sigma = _check_sigma(sigma, batch).astype(x.dtype)
     _check_square(sigma)
     if sigma.ndim == 0:
-        return by_rows(lambda x: _noise_score(gmm, x, sigma), batch, x, gmm, sigma)
+        score = _noise_score if gmm.structure.n_latent is None else _score_of_noisy
+        return by_rows(lambda x: score(gmm, x, sigma), batch, x, gmm, sigma)
+    if gmm.structure.n_latent is not None:
+        dense = exact(gmm.dense_factors(), gmm.n_components)
+        gmm = dataclasses.replace(gmm, structure=dense)
     xp = _checks.array_module(sigma)
     each = jnp.asarray(xp.broadcast_to(sigma, batch), x.dtype)
     return by_rows(lambda rows: _noise_score(gmm, *rows), batch, (x, each), gmm)
@@ -58,6 +65,18 @@ def _check_square(sigma: Array) -> None:
                 f"sigma is {float(largest):g}, whose square is too large for {sigma.dtype}. "
                 "Rescale the data, or use float64."
             )
+
+
+@jax.jit
+def _score_of_noisy(
+    gmm: AbstractComponents, x: Float[Array, "n d"], sigma: Float[Array, ""]
+) -> Float[Array, "n d"]:
+    """The scores by the mixture of x plus noise, where it has covariances of the same kind."""
+    variance = jnp.where(sigma < 0, jnp.nan, sigma) ** 2
+    structure = gmm.structure.convolve(variance, *gmm.means.shape)
+    noisy = dataclasses.replace(gmm, structure=structure)
+    log_prob, pull = jax.vjp(lambda x: evaluate(noisy, x, log_prob_of), x)
+    return pull(jnp.ones_like(log_prob))[0]
 
 
 @jax.jit

@@ -16,11 +16,10 @@ from . import _checks, _rows
 from ._abstract_mixture import AbstractMixture
 from ._background import BackgroundMixture, as_background
 from ._components import Components
-from ._covariance import AbstractCovariance, structure_named
+from ._covariance import LOW_RANK, AbstractCovariance, structure_named
 from ._criteria import criteria, log_prob_and_certainty
 from ._data import Data, Samples, check_rows, completed, without_weights
 from ._engine.density import evaluate
-from ._engine.memberships import Clusters
 from ._fit.base import AbstractFitter, solve
 from ._fit.em import EMFitter
 from ._fit.restarts import Restarts, best_of, rank
@@ -28,7 +27,7 @@ from ._fit.result import FitResult, FitWarning
 from ._fit.state import where
 from ._init.clutter import without_clutter
 from ._init.initialize import scaled
-from ._init.short_runs import RUNS, STEPS, clusterings, some_rows
+from ._init.short_runs import RUNS, STEPS, Clusterings, clusterings, some_rows
 from ._mixture import GaussianMixture
 from ._programs import Program
 from ._selection import CRITERIA, Candidate, Selection
@@ -42,6 +41,7 @@ def select(
     n_components: int | Iterable[int] = range(1, 10),
     covariance_types: str | Iterable[str] = ("full", "tied", "diag", "spherical"),
     *,
+    rank: int | Iterable[int] | None = None,
     criterion: str = "bic",
     fitter: AbstractFitter | None = None,
     n_init: int = 1,
@@ -70,6 +70,7 @@ def select(
     - `n_components`: the numbers to try.
     - `covariance_types`: the structures to try, by name; `gmmx.FAMILIES` are the fourteen of
         mclust.
+    - `rank`: the ranks to try of `"low_rank"` and its relatives, one or several.
     - `criterion`: `"bic"`, `"icl"`, `"aic"`, or `"held_out"`, the mean log-likelihood of each
         sample under a fit that has not seen it: larger is better.
     - `fitter`: any fitter of one start; `EMFitter()` by default.
@@ -88,11 +89,12 @@ def select(
 
     **Raises:** `ValueError` for data that cannot be fitted and for unknown settings.
     """
-    sizes, structures = _check_sizes(n_components), _check_structures(covariance_types)
+    sizes = _check_sizes(n_components)
     fitter = EMFitter() if fitter is None else fitter
     _check_settings(fitter, criterion)
     n_init = _checks.check_count(n_init, "n_init")
     x, weights = without_weights(check_rows(x, max(sizes)), weights)
+    structures = _check_structures(covariance_types, rank, x.shape[1])
     if isinstance(x, Data) and x.labels is not None:
         raise ValueError(
             "the data have labels, which name a component each: their number is known. Leave them "
@@ -144,12 +146,21 @@ def _check_sizes(n_components: int | Iterable[int]) -> list[int]:
     return list(dict.fromkeys(sizes))
 
 
-def _check_structures(names: str | Iterable[str]) -> list[type[AbstractCovariance]]:
-    """The structures to try, each once."""
+def _check_structures(
+    names: str | Iterable[str], rank: int | Iterable[int] | None, n_features: int
+) -> list[type[AbstractCovariance]]:
+    """The structures to try, each once; those of low rank once for each rank."""
     names = [names] if isinstance(names, str) else list(names)
     if not names:
         raise ValueError("covariance_types is empty: name at least one structure.")
-    return list(dict.fromkeys(structure_named(name) for name in names))
+    ranks = list(rank) if isinstance(rank, Iterable) else [rank]
+    found: list[type[AbstractCovariance]] = []
+    for name in names:
+        has_rank = name in LOW_RANK
+        found += [structure_named(name, one, n_features) for one in (ranks if has_rank else [None])]
+    if ranks != [None] and all(structure.n_latent is None for structure in found):
+        structure_named(found[0].covariance_type, ranks[0])
+    return list(dict.fromkeys(found))
 
 
 def _check_settings(fitter: AbstractFitter, criterion: str) -> None:
@@ -256,7 +267,8 @@ class _Cell:
         work = self.x.size * self.padded * self.x.shape[1]
         clusters, fit = _clusters.at(work), _fit.at(work)
         cluttered = self.background is not None
-        found = clusters(self.padded, self.x, wanted, weights, self.keys, cluttered)
+        low_rank = self.structure.n_latent is not None
+        found = clusters(self.padded, self.x, wanted, weights, self.keys, cluttered, low_rank)
         result, dense = fit(
             self.structure, self.fitter, self.x, *found, weights, self.keys, self.background
         )
@@ -275,7 +287,8 @@ def _clusters(
     weights: Float[Array, " n"] | None,
     keys: Array,
     cluttered: bool,
-) -> tuple[Clusters, Float[Array, ""] | None]:
+    low_rank: bool,
+) -> tuple[Clusterings, Float[Array, ""] | None]:
     """For each key, clusterings into the first `wanted` of `padded` clusters.
 
     And the share of what belongs to none of them, where there may be such.
@@ -285,9 +298,10 @@ def _clusters(
     if cluttered:
         counts, share = without_clutter(scaled(x, counts), counts, keys[0])
 
-    def one(key: PRNGKeyArray) -> Clusters:
+    def one(key: PRNGKeyArray) -> Clusterings:
         some, weight = some_rows(x, counts, padded, key)
-        return clusterings(completed(some, weight), weight, padded, key, False, wanted)
+        rows = completed(some, weight)
+        return clusterings(rows, weight, padded, key, low_rank=low_rank, wanted=wanted)
 
     return jax.lax.map(one, keys), share
 
@@ -297,7 +311,7 @@ def _fit(
     structure: type[AbstractCovariance],
     fitter: AbstractFitter,
     x: Samples,
-    clusters: Clusters,
+    starts: Clusterings,
     share: Float[Array, ""] | None,
     weights: Float[Array, " n"] | None,
     keys: Array,
@@ -310,25 +324,24 @@ def _fit(
     all_steps = jnp.asarray(fitter.max_iter, jnp.int32)
     some_steps = jnp.minimum(STEPS, all_steps)
 
-    def one(begin: tuple[Clusters, PRNGKeyArray]) -> FitResult:
-        clusterings, key = begin
+    def one(begin: tuple[Clusterings, PRNGKeyArray]) -> FitResult:
+        starts, key = begin
 
-        def fit(number: Array, limit: Array) -> FitResult:
-            clusters = jax.tree.map(lambda leaf: leaf[number], clusterings)
+        def fit(run: Array, limit: Array) -> FitResult:
             # A component without a cluster stands at weight zero.
-            gmm = clusters.fit(GaussianMixture, structure, fitter.reg_covar)
+            gmm = starts.of(run, structure).fit(GaussianMixture, structure, fitter.reg_covar)
             if background is not None:
                 gmm = BackgroundMixture.of(gmm, background, share)
             return solve(fitter, x, gmm, weights, jax.random.split(key)[1], limit)
 
-        def turn(best: tuple[Array, ...], number: Array) -> tuple[tuple[Array, ...], FitResult]:
+        def turn(best: tuple[Array, ...], run: Array) -> tuple[tuple[Array, ...], FitResult]:
             # One program for all: the last turn is the whole fit of the best one.
-            last = number == RUNS
-            chosen, limit = where(last, (best[0], all_steps), (number, some_steps))
+            last = run == RUNS
+            chosen, limit = where(last, (best[0], all_steps), (run, some_steps))
             result = fit(chosen, limit)
             grade, value = rank(result)
             better = (grade > best[1]) | ((grade == best[1]) & (value > best[2]))
-            return where(better, (number, grade, value), best), result
+            return where(better, (run, grade, value), best), result
 
         zero = jnp.zeros((), jnp.int32)
         worst = zero, zero - 1, jnp.asarray(-jnp.inf, x.dtype)
@@ -336,10 +349,12 @@ def _fit(
         return jax.tree.map(lambda leaf: leaf[-1], results)
 
     # One after the other: none waits for the slowest.
-    results = jax.lax.map(one, (clusters, keys))
+    results = jax.lax.map(one, (starts, keys))
     best = best_of(results)
     result = jax.tree.map(lambda leaf: leaf[best], results)
     gmm = result.gmm
+    if structure.n_latent is not None:
+        return result, gmm
     dense = structure_named("full").from_factors(gmm.dense_factors())
     return result, dataclasses.replace(gmm, structure=dense)
 

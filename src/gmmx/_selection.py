@@ -37,6 +37,11 @@ class Candidate:
         return self.result.gmm
 
     @property
+    def rank(self) -> int | None:
+        """The number of latent factors of a component, of a structure that has some"""
+        return self.gmm.structure.n_latent
+
+    @property
     def n_iter(self) -> int:
         """How many steps were made"""
         return int(self.result.n_iter)
@@ -64,8 +69,8 @@ class Candidate:
 
 
 _COLUMNS = (
-    "covariance_type", "n_components", "n_parameters", "log_likelihood", "bic", "icl", "aic",
-    "held_out", "n_iter", "converged", "status",
+    "covariance_type", "rank", "n_components", "n_parameters", "log_likelihood", "bic", "icl",
+    "aic", "held_out", "n_iter", "converged", "status",
 )  # fmt: skip
 
 
@@ -122,7 +127,10 @@ class Selection:
 
         A fit that failed has NaN for its criteria.
         """
-        columns = [c for c in _COLUMNS if c != "held_out" or self.criterion == "held_out"]
+        left_out = set() if self.criterion == "held_out" else {"held_out"}
+        if all(row.rank is None for row in self.candidates):
+            left_out.add("rank")
+        columns = [c for c in _COLUMNS if c not in left_out]
         return {c: [getattr(row, c) for row in self.candidates] for c in columns}
 
     def plot(self, ax: Any = None, **options: Any) -> Any:
@@ -161,4 +169,5 @@ class Selection:
 
 
 def _name(candidate: Candidate) -> str:
-    return f"{candidate.covariance_type} with {candidate.n_components} components"
+    rank = "" if candidate.rank is None else f" of rank {candidate.rank}"
+    return f"{candidate.covariance_type}{rank} with {candidate.n_components} components"

@@ -17,6 +17,7 @@ from tabulate import tabulate
 
 from . import _checks
 from ._components import AbstractComponents
+from ._covariance.factors import LowRankFactors
 from ._criteria import criteria, log_prob_and_certainty
 from ._data import Data, without_weights
 from ._engine.density import at_points, labels_of
@@ -134,9 +135,11 @@ def line(gmm: AbstractComponents) -> str:
     if len(shape) < 2:
         return eqx.tree_pformat(gmm)
     *batch, k, d = shape
+    rank = gmm.structure.n_latent
     text = (
         f"{_count(k, 'component')} in {_count(d, 'feature')}, {gmm.structure.covariance_type} "
-        f"covariances, {np.dtype(gmm.means.dtype).name}"
+        f"covariances{'' if rank is None else f' of rank {rank}'}, "
+        f"{np.dtype(gmm.means.dtype).name}"
     )
     if batch:
         text = f"{' × '.join(map(str, batch))} mixtures of {text}"
@@ -179,7 +182,11 @@ def _has_values(gmm: AbstractComponents) -> bool:
 
 def _deviations(gmm: AbstractComponents, shown: Int[np.ndarray, " s"]) -> Float[np.ndarray, "s d"]:
     """Of the components that are shown, in NumPy, which compiles nothing."""
-    factors = np.asarray(gmm.factors())
+    factors = gmm.factors()
+    if isinstance(factors, LowRankFactors):
+        diagonal, loadings = (np.asarray(v, np.float64)[shown] for v in jax.tree.leaves(factors))
+        return np.sqrt(1 + np.sum(loadings**2, axis=2)) / diagonal
+    factors = np.asarray(factors)
     factors = np.broadcast_to(factors, (gmm.n_components, *factors.shape[1:]))[shown]
     factors = factors.astype(np.float64)
     if factors.ndim == 2:

@@ -89,6 +89,17 @@ Sizes = Annotated[
     typer.Option("--components", "-k", metavar="RANGE",
                  help="Numbers of components, for example 1-10 or 2,4,8."),
 ]  # fmt: skip
+Rank = Annotated[
+    int | None,
+    typer.Option(metavar="R", help="Number of latent factors, for low_rank, low_rank_spherical, "
+                 "tied_loadings and tied_loadings_spherical."),
+]  # fmt: skip
+Ranks = Annotated[
+    str | None,
+    typer.Option("--rank", metavar="RANGE",
+                 help="Numbers of latent factors to try, for low_rank and its relatives, for "
+                 "example 2-5 or 2,5,10."),
+]  # fmt: skip
 Trainer = Annotated[
     Literal["em", "gradient"],
     typer.Option(help="Expectation-maximisation, or gradient descent (Adam)."),
@@ -168,9 +179,10 @@ def fit(
         typer.Option(
             help="Covariance structure: full, tied, diag, spherical, tied_diag, or one of "
             "mclust's fourteen: EII, VII, EEI, VEI, EVI, VVI, EEE, VEE, EVE, VVE, EEV, "
-            "VEV, EVV, VVV."
+            "VEV, EVV, VVV; or, with --rank, low_rank and its relatives."
         ),
     ] = "full",
+    rank: Rank = None,
     trainer: Trainer = "em",
     columns: Columns = None,
     exclude: Exclude = None,
@@ -217,7 +229,7 @@ def fit(
     fit_key, start_key = jax.random.split(jax.random.key(seed))
     fitter: Any = _fitter(gmmx, trainer, tol, max_iter, reg_covar)
     start = gmmx.initialize(
-        x, components, covariance, method="em", key=start_key, weights=counts,
+        x, components, covariance, rank=rank, method="em", key=start_key, weights=counts,
         reg_covar=fitter.reg_covar, background=background,
     )  # fmt: skip
     if n_init > 1:
@@ -351,6 +363,7 @@ def select(
     covariance: Annotated[
         str, typer.Option(metavar="A,B,…", help="Covariance structures to try, also mclust's.")
     ] = "full,tied,diag,spherical",
+    rank: Ranks = None,
     criterion: Annotated[
         Literal["bic", "icl", "aic", "held_out"],
         typer.Option(help="Criterion to select by; held_out is the likelihood of held-out rows."),
@@ -391,7 +404,8 @@ def select(
     gmmx, jax = _library(_precision(dtype, rows))
     pictures = reports.plotting() if plot else None
     selection = gmmx.select(
-        rows.given(gmmx), sizes, words.split(covariance), criterion=criterion,
+        rows.given(gmmx), sizes, words.split(covariance),
+        rank=None if rank is None else _range(rank, "--rank"), criterion=criterion,
         weights=rows.weights, background=background,
         fitter=_fitter(gmmx, trainer, tol, max_iter, reg_covar), n_init=n_init,
         key=jax.random.key(seed), callback=lambda row: words.say(
@@ -495,7 +509,7 @@ def _fitter(
     return {"em": gmmx.EMFitter, "gradient": gmmx.GradientFitter}[trainer](**settings)
 
 
-def _range(text: str) -> list[int]:
+def _range(text: str, option: str = "--components") -> list[int]:
     """Numbers from text: 1-10, or 2,4,8, or both, as 1-4,8."""
     sizes: list[int] = []
     try:
@@ -506,7 +520,7 @@ def _range(text: str) -> list[int]:
         sizes = []
     if not sizes or min(sizes) < 1:
         raise typer.BadParameter(
-            f"{text!r}; expected for example 1-10 or 2,4,8.", param_hint="--components"
+            f"{text!r}; expected for example 1-10 or 2,4,8.", param_hint=option
         )
     return sizes
 

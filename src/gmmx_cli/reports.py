@@ -41,9 +41,10 @@ def of_model(gmm: Any, names: list[str]) -> dict[str, Any]:
     import jax
 
     # One program in place of many small ones.
-    weights, covariances, deviations = jax.jit(_parameters)(gmm)
+    weights, deviations, covariances = jax.jit(_parameters)(gmm)
     return {
         "covariance_type": gmm.covariance_type,
+        **({} if gmm.structure.n_latent is None else {"rank": gmm.structure.n_latent}),
         "n_components": gmm.n_components,
         "n_features": gmm.n_features,
         "n_parameters": gmm.n_parameters,
@@ -51,7 +52,7 @@ def of_model(gmm: Any, names: list[str]) -> dict[str, Any]:
         "weights": weights,
         "means": gmm.means,
         "deviations": deviations,
-        "covariances": covariances,
+        **covariances,
         **_background(gmm),
     }
 
@@ -63,17 +64,24 @@ def _background(gmm: Any) -> dict[str, Any]:
     return {"background": {"weight": gmm.background_weight, "low": box.low, "high": box.high}}
 
 
-def _parameters(gmm: Any) -> tuple[Any, Any, Any]:
-    """The weights, the covariances, and the standard deviations of all features."""
+def _parameters(gmm: Any) -> tuple[Any, Any, dict[str, Any]]:
+    """The weights, the standard deviations of all features, and the covariances by name."""
     import jax.numpy as jnp
 
-    structure, covariances = gmm.structure, gmm.covariances
+    structure = gmm.structure
+    if structure.n_latent is not None:
+        # In the parts that they are made of: they may be too large to be dense.
+        loadings, noise = structure.loadings, structure.noise_variances
+        deviations = jnp.sqrt(jnp.sum(loadings**2, axis=2) + noise)
+        return gmm.weights, deviations, {"loadings": loadings, "noise_variances": noise}
+    covariances = gmm.covariances
     variances = covariances[None] if structure.shared else covariances
     if structure.isotropic:
         variances = variances[:, None]
     elif not structure.axis_aligned:
         variances = jnp.diagonal(variances, axis1=1, axis2=2)
-    return gmm.weights, covariances, jnp.sqrt(jnp.broadcast_to(variances, gmm.means.shape))
+    deviations = jnp.sqrt(jnp.broadcast_to(variances, gmm.means.shape))
+    return gmm.weights, deviations, {"covariances": covariances}
 
 
 def of_fit(
@@ -141,8 +149,9 @@ def _components(report: dict[str, Any]) -> str:
 
 def _size(report: dict[str, Any]) -> str:
     k, d = report["n_components"], report["n_features"]
+    rank = f" of rank {report['rank']}" if "rank" in report else ""
     return (
-        f"{k} component{'s' * (k > 1)}, {report['covariance_type']}, of {d} "
+        f"{k} component{'s' * (k > 1)}, {report['covariance_type']}{rank}, of {d} "
         f"feature{'s' * (d > 1)}; {report['n_parameters']} parameters"
     )
 

@@ -20,6 +20,8 @@ from .._chunks import map_rows, rows_per_chunk
 from .._components import AbstractComponents, Components
 from .._covariance import AbstractCovariance
 from .._covariance.base import exact
+from .._covariance.gains import LowRankGains
+from .._covariance.low_rank import AbstractLowRank
 from .._engine.density import evaluate, labels_of, log_prob_of, responsibilities_of
 from .._grouped import grouped_product
 from .._linalg import einsum, inverse_lower, product
@@ -34,7 +36,7 @@ class Conditional(eqx.Module, Generic[Components]):
 
     observed: Components
     """p(y), a mixture of m features, with means ν_k"""
-    gains: Float[Array, "k d m"]
+    gains: Float[Array, "k d m"] | LowRankGains
     """G_k"""
     means: Float[Array, "k d"]
     """μ_k, the prior means of x"""
@@ -46,6 +48,8 @@ class Conditional(eqx.Module, Generic[Components]):
     def component_means(self, y: Float[Array, "*batch m"]) -> Float[Array, "*batch k d"]:
         """μ_k + G_k(y − ν_k), subtracted first: as accurate as y is."""
         apart = y[..., None, :] - self.observed.means
+        if isinstance(self.gains, LowRankGains):
+            return self.means + self.gains.times(apart)
         return self.means + einsum("kdm,...km->...kd", self.gains, apart)
 
     def roots(self) -> Float[Array, "k d d"]:
@@ -110,6 +114,13 @@ def given_observation(
     there.
     """
     (k, d), m = gmm.means.shape, offset.shape[0]
+    if matrix is None and noise.ndim < 2 and isinstance(gmm.structure, AbstractLowRank):
+        evidence, posterior, gains = gmm.structure.given_noisy(noise, k, d)
+        missing = jnp.isinf(jnp.broadcast_to(noise, (d,)))
+        means = jnp.where(missing, 0, gmm.means + offset)
+        observed = type(gmm)(gmm.logits, means, evidence)
+        n_missing = jnp.sum(missing).astype(gmm.dtype)
+        return Conditional(observed, gains, gmm.means, posterior, n_missing)
     matrix = jnp.eye(d, dtype=gmm.dtype) if matrix is None else matrix
     n_missing = jnp.zeros((), gmm.dtype)
     if noise.ndim == 1:
@@ -175,14 +186,17 @@ def responsibilities(given: Conditional, y: Float[Array, "n m"]) -> Float[Array,
 @jax.jit
 def mean(given: Conditional, y: Float[Array, "n m"]) -> Float[Array, "n d"]:
     """E[x | y]"""
-    n, (k, d, m) = y.shape[0], given.gains.shape
+    (n, m), (k, d) = y.shape, given.means.shape
 
     @jax.checkpoint
     def rows(block: tuple[Array, Array]) -> Array:
         y, shares = block
         # Σ_k z_k G_k(y − ν_k) is one product over k and y's features together.
         apart = shares[:, :, None] * (y[:, None, :] - given.observed.means)
-        moved = einsum("nkm,kdm->nd", apart, given.gains)
+        if isinstance(given.gains, LowRankGains):
+            moved = given.gains.total(apart)
+        else:
+            moved = einsum("nkm,kdm->nd", apart, given.gains)
         return einsum("nk,kd->nd", shares, given.means) + moved
 
     shares = responsibilities(given, y)
@@ -192,7 +206,7 @@ def mean(given: Conditional, y: Float[Array, "n m"]) -> Float[Array, "n d"]:
 @jax.jit
 def covariance(given: Conditional, y: Float[Array, "n m"]) -> Float[Array, "n d d"]:
     """Cov[x | y] = Σ_k z_k (Σ_k + (m_k − m)(m_k − m)ᵀ)"""
-    n, (k, d, _) = y.shape[0], given.gains.shape
+    n, (k, d) = y.shape[0], given.means.shape
     roots = given.roots()
     within = product(roots, roots.mT)
 
@@ -211,7 +225,7 @@ def covariance(given: Conditional, y: Float[Array, "n m"]) -> Float[Array, "n d 
 @jax.jit
 def mode(given: Conditional, y: Float[Array, "n m"]) -> Float[Array, "n d"]:
     """μ_k + G_k(y − ν_k) for the most probable k."""
-    return _of_component(given, y, evaluate(given.observed, y, labels_of), given.gains)
+    return _of_component(given, y, evaluate(given.observed, y, labels_of))
 
 
 @jax.jit
@@ -219,19 +233,24 @@ def draw(
     given: Conditional,
     y: Float[Array, "n m"],
     uniform: Float[Array, "n s"],
-    noise: Float[Array, "n s d"],
+    noise: Float[Array, "n s q"],
 ) -> Float[Array, "n s d"]:
-    """Samples of p(x | y) from uniform and standard normal numbers."""
-    (n, s, d), k = noise.shape, given.gains.shape[0]
+    """Samples of p(x | y) from uniform and standard normal numbers.
+
+    **Arguments:**
+
+    - `noise`: d numbers for each, and r more for the latent factors of low rank.
+    """
+    n, s, _ = noise.shape
+    k, d = given.means.shape
+    noise = noise[:, :, : d + (given.structure.n_latent or 0)]
     reached = jnp.cumsum(responsibilities(given, y), axis=-1)
     aim = uniform * reached[:, -1:]
     labels = jnp.sum(reached[:, None, :] <= aim[:, :, None], axis=-1).astype(jnp.int32)
     # No label follows from a sum that is NaN; the draw is NaN as well.
     labels = jnp.where(jnp.isnan(aim), -1, jnp.minimum(labels, k - 1))
-    matrices = jnp.concatenate([given.gains, given.roots()], axis=-1)
-    x = _of_component(
-        given, jnp.repeat(y, s, axis=0), labels.reshape(-1), matrices, noise.reshape(-1, d)
-    )
+    noise = noise.reshape(n * s, -1)
+    x = _of_component(given, jnp.repeat(y, s, axis=0), labels.reshape(-1), noise)
     return x.reshape(n, s, d)
 
 
@@ -239,14 +258,21 @@ def _of_component(
     given: Conditional,
     y: Float[Array, "n m"],
     labels: Int[Array, " n"],
-    matrices: Float[Array, "k d p"],
     noise: Float[Array, "n q"] | None = None,
 ) -> Float[Array, "n d"]:
-    """μ_k + M_k [y − ν_k, noise] of the labelled component; NaN where the label is negative."""
+    """μ_k + G_k(y − ν_k) of the labelled component, plus R_k noise; NaN for a negative label."""
     known = labels >= 0
     labels = jnp.where(known, labels, 0)
-    apart = y - given.observed.means[labels]
-    if noise is not None:
-        apart = jnp.concatenate([apart, noise], axis=-1)
-    moved = grouped_product(apart, matrices, labels)
+    apart, gains, structure = y - given.observed.means[labels], given.gains, given.structure
+    if isinstance(gains, LowRankGains):
+        moved = gains.grouped(apart, labels)
+        if isinstance(structure, AbstractLowRank) and noise is not None:
+            moved, noise = moved + structure.place(noise, labels), None
+        if noise is not None:
+            moved = moved + grouped_product(noise, given.roots(), labels)
+    elif noise is None:
+        moved = grouped_product(apart, gains, labels)
+    else:
+        matrices = jnp.concatenate([gains, given.roots()], axis=-1)
+        moved = grouped_product(jnp.concatenate([apart, noise], axis=-1), matrices, labels)
     return jnp.where(known[:, None], given.means[labels] + moved, jnp.nan)

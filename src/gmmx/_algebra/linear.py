@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from .. import _checks
 from .._components import Components
 from .._covariance.base import exact
+from .._covariance.low_rank import AbstractLowRank
 from .._linalg import einsum, inverse_lower, product
 from .._noise import as_noise
 from .._orthogonal import lower_root
@@ -68,8 +69,11 @@ def affine(gmm: Components, matrix: Any, offset: Any = None) -> Components:
 @jax.jit
 def _affine(gmm: Components, matrix: Float[Array, "m d"], offset: Float[Array, "*m"]) -> Components:
     means = einsum("md,kd->km", matrix, gmm.means) + offset
-    roots = inverse_lower(gmm.distinct_factors())
-    factors = inverse_lower(lower_root(product(matrix, roots)))
+    if isinstance(gmm.structure, AbstractLowRank):
+        roots = gmm.structure.roots_of(matrix)
+    else:
+        roots = product(matrix, inverse_lower(gmm.distinct_factors()))
+    factors = inverse_lower(lower_root(roots))
     return type(gmm)(gmm.logits, means, exact(factors, gmm.n_components))
 
 

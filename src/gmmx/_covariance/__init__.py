@@ -8,6 +8,11 @@ from .base import structure_named as structure_named
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
+LOW_RANK = (
+    "low_rank", "low_rank_spherical", "ppca", "tied_loadings", "tied_loadings_spherical"
+)  # fmt: skip
+"""The names of the structures that have a rank"""
+
 FAMILIES = (
     "EII", "VII", "EEI", "VEI", "EVI", "VVI", "EEE", "VEE", "EVE", "VVE", "EEV", "VEV", "EVV",
     "VVV",

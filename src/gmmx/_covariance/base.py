@@ -3,7 +3,7 @@
 import abc
 import difflib
 from functools import partial
-from typing import ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import equinox as eqx
 import jax
@@ -15,13 +15,11 @@ from .._checks import check_positive, check_symmetric
 from .._linalg import damp, inverse_lower, inverse_root, product, reverse_root
 from .._noise import noisy_root
 from .._orthogonal import condition_factor, lower_factor
+from .factors import AnyFactors, Factors, LowRankFactors
 
 _registry: "dict[str, type[AbstractCovariance]]" = {}
 
 _Structure = TypeVar("_Structure", bound="AbstractCovariance")
-
-Factors = Float[Array, "j d d"] | Float[Array, "j d"]
-"""W, lower triangular, or its diagonal where it is one; j is K, or one if components share it"""
 
 
 class AbstractCovariance(eqx.Module):
@@ -49,6 +47,8 @@ class AbstractCovariance(eqx.Module):
     """Whether the structure survives a change of the units of single features"""
     log_scale: ClassVar[tuple[str, int]] = ("log_cholesky", -1)
     """The leaf that holds logarithms of scales, and how often: −1 for log(1/σ), 2 for log σ²"""
+    n_latent: ClassVar[int | None] = None
+    """How many latent factors a component has, if it has any: see `low_rank.py`"""
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -91,6 +91,19 @@ class AbstractCovariance(eqx.Module):
         return {"orientation": 1, "log_cholesky": None if cls.axis_aligned else 0}.get(leaf)
 
     @classmethod
+    def of_rank(cls, rank: Any, n_features: int | None) -> "type[AbstractCovariance]":
+        """The structure with so many latent factors; itself, as it has none.
+
+        **Raises:** `ValueError` where a rank is given.
+        """
+        if rank is not None:
+            raise ValueError(
+                f"rank={rank!r} was given, but {cls.covariance_type!r} covariances have no rank. "
+                "Leave it out, or take covariance_type='low_rank'."
+            )
+        return cls
+
+    @classmethod
     def fewest_samples(cls, n_features: int) -> int:
         """How many samples a component needs for a covariance that is regular by itself."""
         return 1 if cls.shared else 2 if cls.axis_aligned else n_features + 1
@@ -107,7 +120,7 @@ class AbstractCovariance(eqx.Module):
         return (() if cls.shared else (n_components,)) + (n_features,) * own
 
     @classmethod
-    def from_factors(cls, factors: Factors) -> Self:
+    def from_factors(cls, factors: AnyFactors) -> Self:
         """The structure of these factors, or the one that fits their covariances best."""
         return _fit_identity(cls, factors)
 
@@ -258,8 +271,11 @@ def _fit_identity(structure: type[_Structure], factors: Factors) -> _Structure:
     return structure.fitted(jnp.ones_like(factors, shape=factors.shape[:1]), factors, unit)
 
 
-def exact(factors: Factors, n_components: int) -> AbstractCovariance:
-    """The structure of these factors, to the last digit: tied, full or diagonal."""
+def exact(factors: AnyFactors, n_components: int) -> AbstractCovariance:
+    """The structure of these factors, to the last digit: tied, full, diagonal or of low rank."""
+    if isinstance(factors, LowRankFactors):
+        rank = factors.loadings.shape[2]
+        return structure_named("low_rank", rank).from_factors(factors)
     if factors.ndim == 2:
         shape = (n_components, factors.shape[1])
         return structure_named("diag").from_factors(jnp.broadcast_to(factors, shape))
@@ -268,8 +284,14 @@ def exact(factors: Factors, n_components: int) -> AbstractCovariance:
     return structure_named("tied" if one_for_all else "full").from_factors(factors)
 
 
-def structure_named(covariance_type: str) -> type[AbstractCovariance]:
-    """The structure class of this name."""
+def structure_named(
+    covariance_type: str, rank: Any = None, n_features: int | None = None
+) -> type[AbstractCovariance]:
+    """The structure class of this name and, if it has latent factors, of this rank.
+
+    **Raises:** `ValueError` for an unknown name, and for a rank that is missing, that the structure
+    does not have, or that is not below the number of features.
+    """
     if not isinstance(covariance_type, str) or covariance_type not in _registry:
         folded = {name.lower(): name for name in _registry}
         close = difflib.get_close_matches(str(covariance_type).lower(), folded, n=1)
@@ -278,4 +300,4 @@ def structure_named(covariance_type: str) -> type[AbstractCovariance]:
         raise ValueError(
             f"covariance_type={covariance_type!r} is unknown.{meant} Expected one of {known}."
         )
-    return _registry[covariance_type]
+    return _registry[covariance_type].of_rank(rank, n_features)

@@ -5,7 +5,7 @@ from typing import Self
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._covariance.base import Factors
+from .._covariance.factors import Factors
 from .._linalg import einsum, product
 from .._reductions import sum_of_squares
 from .form import Form

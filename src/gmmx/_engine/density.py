@@ -21,7 +21,7 @@ from .ladder import Ladder, reach
 from .packed import Packed
 from .rows import with_row
 from .way import AbstractWay
-from .whitened import Whitened, log_joint_at
+from .whitened import log_joint_at
 
 Reduce = Callable[[Float[Array, "k n"]], PyTree]
 """A function of log-joints, component by component and row by row, that puts rows first"""
@@ -112,7 +112,7 @@ def traced(
     gmm: AbstractComponents, x: Float[Array, "n d"], reduce: Reduce, ladder: Ladder
 ) -> PyTree:
     """The values where nobody can look at sizes: by the fastest way, or by one always accurate."""
-    if x.shape[0] == 1:
+    if x.shape[0] == 1 and gmm.structure.n_latent is None:
         # One point, as in a sampler or under `vmap`: nothing to choose, and nothing to keep.
         log_joint = log_joint_at(gmm, x[0])[:, None]
         return reduce(with_row(log_joint, gmm.background_log_joint(x)))
@@ -152,7 +152,7 @@ def by_way(
 
         n = x.shape[0]
         values = map_rows(chunk, x, ladder.rows(way, n, x.dtype))
-        if way is Whitened:
+        if way.sure:
             return values, varying(jnp.zeros((), x.dtype), (gmm, x))
         fixed, rows = jax.lax.stop_gradient((form, x))
         return values, way.size(fixed, reach(frame.apply(rows)))
@@ -161,8 +161,8 @@ def by_way(
 
 
 def _frame(way: type[AbstractWay], gmm: AbstractComponents) -> Frame:
-    """The frame of the model that a way needs; whitened rows need none."""
-    if way is Whitened:
+    """The frame of the model that a way needs; one that is always accurate needs none."""
+    if way.sure:
         return Frame(jnp.zeros_like(gmm.means[0]), None, None)
     turned = way is Packed and not type(gmm.structure).axis_aligned
     return Frame.of_model(gmm, turned)

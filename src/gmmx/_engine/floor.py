@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from .._components import AbstractComponents
+from .._covariance.factors import trace_of
 from .._data import Samples
 from .frame import mean_and_variance
 
@@ -46,9 +47,7 @@ class Floor(eqx.Module):
 
     def shares(self, gmm: AbstractComponents) -> Float[Array, " k"]:
         """tr FΛ_k: in how many directions a component has no variance but the floor."""
-        factors = gmm.factors()
-        trace = jnp.sum(factors**2 * self.variances, axis=tuple(range(1, factors.ndim)))
-        return jnp.broadcast_to(trace, gmm.logits.shape)
+        return jnp.broadcast_to(trace_of(gmm.factors(), self.variances), gmm.logits.shape)
 
     def spurious(
         self, gmm: AbstractComponents, count: Float[Array, ""], frozen: frozenset[str]

@@ -7,23 +7,23 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._components import AbstractComponents
-from .._covariance.base import Factors
+from .._covariance.factors import AnyFactors, Factors, LowRankFactors
 from .._linalg import product
 from .frame import Frame
 
 
 class Form(eqx.Module):
-    """log w_k N(x; μ_k, Σ_k) = constant_k − ½‖W_k(z − μ_k)‖², of one of four kinds.
+    """log w_k N(x; μ_k, Σ_k) = constant_k − ½‖W_k(z − μ_k)‖², of one of five kinds.
 
     The factors are dense or axis-aligned, `(j, d, d)` or `(j, d)`, and each component's own or
-    shared, j = K or j = 1 < K.
+    shared, j = K or j = 1 < K; or they are of low rank.
     """
 
     constant: Float[Array, " k"]
     """log w_k + log|W_k| − d/2 log 2π, W_k in the units of x"""
     means: Float[Array, "k d"]
     """μ_k in the frame"""
-    factors: Factors
+    factors: AnyFactors
     """W_kL"""
     log_background_weight: Float[Array, ""] | None = None
     """log w_0 of a background; None without one"""
@@ -38,12 +38,12 @@ class Form(eqx.Module):
     @property
     def axis_aligned(self) -> bool:
         """Whether the factors are diagonals."""
-        return self.factors.ndim == 2
+        return not isinstance(self.factors, LowRankFactors) and self.factors.ndim == 2
 
     @property
     def shared(self) -> bool:
         """Whether components share one factor."""
-        return self.factors.shape[0] < self.means.shape[0]
+        return len(self.factors) < len(self.means)
 
     def precisions(self) -> Factors:
         """Λ = WᵀW, or its diagonal."""
@@ -58,6 +58,24 @@ class Form(eqx.Module):
         if self.shared:
             return product(vectors, matrices[0].mT)
         return product(matrices, vectors[:, :, None])[..., 0]
+
+    def whiten(self, vectors: Float[Array, "k d"]) -> Float[Array, "k d"]:
+        """W_kv_k"""
+        if isinstance(self.factors, LowRankFactors):
+            return self.factors.diagonal * vectors
+        return self.times(self.factors, vectors)
+
+    def without(
+        self, scatter: AnyFactors, a: Float[Array, "k d"], b: Float[Array, "k d"]
+    ) -> AnyFactors:
+        """S_k − a_kb_kᵀ − b_ka_kᵀ, summed over components where they share a factor."""
+        if isinstance(self.factors, LowRankFactors):
+            gains = self.factors.latent().gains
+            seen_a, seen_b = (product(gains, v[:, :, None]).mT for v in (a, b))
+            cross = a[:, :, None] * seen_b + b[:, :, None] * seen_a
+            return LowRankFactors(scatter.diagonal - 2 * a * b, scatter.loadings - cross)
+        cross = self.outer(a, b)
+        return scatter - cross - (cross if self.axis_aligned else cross.mT)
 
     def outer(self, a: Float[Array, "k d"], b: Float[Array, "k d"]) -> Factors:
         """a_kb_kᵀ, summed over components where they share a factor; a scatter's shape."""

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from .._chunks import chunk_of, fold, rows_per_chunk
 from .._components import AbstractComponents
+from .._covariance.factors import AnyFactors
 from .._data import Samples, completed
 from .._linalg import einsum, inverse_lower, product, whiten_by
 
@@ -81,7 +82,7 @@ class Frame(eqx.Module):
             return z if self.root is None else z * self.root
         return einsum("ke,de->kd", z, self.root)
 
-    def factors(self, factors: Array) -> Array:
+    def factors(self, factors: AnyFactors) -> AnyFactors:
         """WL, the factors of z."""
         if self.root is None or self.root.ndim == 1:
             return factors if self.root is None else factors * self.root

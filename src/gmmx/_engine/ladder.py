@@ -19,6 +19,7 @@ from .._chunks import rows_per_chunk
 from .._components import AbstractComponents
 from .centred import Centred
 from .form import Form
+from .low_rank import LowRank
 from .packed import Packed
 from .way import AbstractWay
 from .whitened import Whitened
@@ -49,6 +50,9 @@ class Ladder:
     def of(cls, gmm: AbstractComponents, n: int, products: int) -> "Ladder":
         """The ways for n rows, in a pass in which `products` matrix products read the features."""
         structure = type(gmm.structure)
+        if structure.n_latent is not None:
+            k, d = gmm.means.shape
+            return Ladder((LowRank,), 0, (LowRank.columns(k, d, structure.n_latent),))
         return _ladder(*gmm.means.shape, n, structure.axis_aligned, structure.shared, products)
 
     @property

@@ -3,16 +3,22 @@
 from typing import Self
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from .._chunks import chunk_of, fold, rows_per_chunk
 from .._components import Components
 from .._covariance import AbstractCovariance
 from .._linalg import einsum, log_weight
 from .floor import absolute
+from .form import Form
 from .frame import Frame
+from .low_rank import LowRank
 from .moments import fit_structure
+
+# Steps of EM that turn loadings that fit no data into those of clusters, about.
+_STEPS = 8
 
 
 class Clusters(eqx.Module):
@@ -71,6 +77,59 @@ class Clusters(eqx.Module):
         return mixture(log_weight(self.weight), means, fitted)
 
 
+class Members(eqx.Module):
+    """Rows and their memberships, for covariances of low rank: clusters without d × d scatters."""
+
+    x: Float[Array, "n d"]
+    memberships: Float[Array, "n k"]
+    """Weighted if the rows are"""
+
+    def fit(
+        self,
+        mixture: type[Components],
+        structure: type[AbstractCovariance],
+        reg_covar: Float[Array, "*d"],
+    ) -> Components:
+        """The mixture of these memberships, by some steps from loadings that fit no data.
+
+        A component without members has the mean and the deviations of all rows, at weight zero.
+        """
+        x, memberships = self.x, self.memberships
+        (n, d), k = x.shape, memberships.shape[1]
+        frame = Frame.of_data(x, jnp.sum(memberships, axis=1), turned=False)
+        weight, scale = jnp.sum(memberships, axis=0), frame.root
+        assert scale is not None  # what is not turned is scaled
+        first = einsum("nk,nd->kd", memberships, frame.apply(x))
+        means = first / jnp.where(weight > 0, weight, 1)[:, None]
+        floor, nothing = absolute(reg_covar, scale**2), jnp.zeros_like(weight)
+        rows = rows_per_chunk(n, LowRank.columns(k, d, 0), x.dtype.itemsize, LowRank.fewest_rows)
+
+        def step(_: Array, fitted: AbstractCovariance) -> AbstractCovariance:
+            factors = fitted.factors(k, d)
+            way = LowRank.of(Form(nothing, means, frame.factors(factors)))
+
+            def chunk(i: Array | int, present: Array | None) -> PyTree:
+                z, share = frame.apply(chunk_of(x, i, rows)).T, chunk_of(memberships, i, rows).T
+                share = share if present is None else share * present
+                return way.sums(way.terms(z), z, share)
+
+            _, _, scatter = way.moments(fold(chunk, n, rows, x))
+            return fit_structure(structure, factors, scatter, weight, floor)
+
+        fitted = jax.lax.fori_loop(0, _STEPS, step, structure.from_scale(scale, k))
+        means = frame.centre + frame.vectors_back(means)
+        return mixture(log_weight(weight), means, fitted)
+
+
+def clusters_of(
+    x: Float[Array, "n d"], memberships: Float[Array, "n k"], structure: type[AbstractCovariance]
+) -> Clusters | Members:
+    """What `fit` needs of memberships, weighted if the rows are, for this structure."""
+    if structure.n_latent is not None:
+        return Members(x, memberships)
+    return Clusters.of(x, memberships, structure.axis_aligned)
+
+
 @eqx.filter_jit
 def fit_memberships(
     mixture: type[Components],
@@ -80,5 +139,4 @@ def fit_memberships(
     reg_covar: Float[Array, "*d"],
 ) -> Components:
     """The mixture of greatest expected likelihood given memberships."""
-    clusters = Clusters.of(x, memberships, structure.axis_aligned)
-    return clusters.fit(mixture, structure, reg_covar)
+    return clusters_of(x, memberships, structure).fit(mixture, structure, reg_covar)

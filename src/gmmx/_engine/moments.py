@@ -14,8 +14,13 @@ from jaxtyping import Array, Bool, Float
 
 from .._components import Components
 from .._covariance import AbstractCovariance
-from .._covariance.base import Factors
-from .._linalg import product
+from .._covariance.factors import (
+    AnyFactors,
+    LowRankFactors,
+    diagonal_scatter,
+    own_scatter,
+    relative_variances,
+)
 from .form import Form
 from .frame import Frame
 
@@ -30,7 +35,7 @@ class Moments(eqx.Module):
     """n_k = Σ_i z_ik"""
     first: Float[Array, "k d"]
     """Σ_i z_ik (z_i − μ_k), in the frame of the rows"""
-    scatter: Factors
+    scatter: AnyFactors
     """Σ_i z_ik y yᵀ with y = W_k(x_i − μ_k), or what the structure needs of it"""
     log_likelihood: Float[Array, ""]
     """Σ_i log p(x_i)"""
@@ -95,10 +100,10 @@ def maximise(
     if "covariances" not in frozen:
         # About the means as they are stored: an offset may have rounded them.
         shift = frame.vectors(means - gmm.means)
-        first, moved = (form.times(form.factors, v) for v in (moments.first, shift))
+        first, moved = (form.whiten(v) for v in (moments.first, shift))
         # Σ z(y − m)(y − m)ᵀ = S − (f − n_k m/2)mᵀ − m(f − n_k m/2)ᵀ
-        cross = form.outer(first - moments.weight[:, None] * moved / 2, moved)
-        scatter = moments.scatter - cross - (cross if form.axis_aligned else cross.mT)
+        about = first - moments.weight[:, None] * moved / 2
+        scatter = form.without(moments.scatter, about, moved)
         if added is not None:
             # κ samples move a mean; a covariance is divided by other numbers of samples.
             weight = weight - added.moments.weight + added.of_covariances
@@ -108,8 +113,8 @@ def maximise(
 
 def fit_structure(
     structure: type[AbstractCovariance],
-    factors: Factors,
-    scatter: Factors,
+    factors: AnyFactors,
+    scatter: AnyFactors,
     weight: Float[Array, " k"],
     floor: Float[Array, " d"],
 ) -> AbstractCovariance:
@@ -121,20 +126,25 @@ def fit_structure(
     - `weight`: n_k, zero for a component that keeps the covariance that it has.
     - `floor`: what is added to the variance of each feature.
     """
-    flat, total = factors.ndim == 2, jnp.sum(weight)
+    total = jnp.sum(weight)
     weight = total[None] if structure.shared else weight
     # A component without samples enters with next to no weight and its own covariance.
     empty = weight <= 0
     weight = jnp.where(empty, float(jnp.finfo(weight.dtype).eps) * total, weight)
-    each, empty = (v[:, None] if flat else v[:, None, None] for v in (weight, empty))
-    identity = jnp.ones_like(factors) if flat else jnp.eye(factors.shape[-1], dtype=factors.dtype)
-    added = factors**2 * floor if flat else product(factors * floor, factors.mT)
-    scatter = jnp.where(empty, each * identity, scatter + each * added)
-    fitted = structure.fitted(weight, factors, scatter)
-    return _repaired(fitted, factors, scatter / each)
+    own, added = own_scatter(factors), diagonal_scatter(factors, floor)
+
+    def total_of(scatter: Array, own: Array, added: Array) -> Array:
+        each, none = (v.reshape(-1, *(1,) * (scatter.ndim - 1)) for v in (weight, empty))
+        return jnp.where(none, each * own, scatter + each * added)
+
+    scatter = jax.tree.map(total_of, scatter, own, added)
+    fitted = structure.fitted(weight, factors, scatter)  # pyright: ignore[reportArgumentType]
+    return _repaired(fitted, factors, relative_variances(factors, scatter) / weight[:, None])
 
 
-def _repaired(fitted: AbstractCovariance, factors: Factors, scatter: Factors) -> AbstractCovariance:
+def _repaired(
+    fitted: AbstractCovariance, factors: AnyFactors, variances: Float[Array, "j d"]
+) -> AbstractCovariance:
     """The covariances as fitted or, where one is singular to rounding, a step towards that.
 
     In its own frame such a component takes the variances and leaves out the correlations, which
@@ -145,12 +155,11 @@ def _repaired(fitted: AbstractCovariance, factors: Factors, scatter: Factors) ->
     **Arguments:**
 
     - `factors`: W, the frame.
-    - `scatter`: what a component's covariance is in its frame.
+    - `variances`: those that it should have, in units of those that the frame gives it.
     """
-    flat = factors.ndim == 2
-    variances = scatter if flat else jnp.diagonal(scatter, axis1=1, axis2=2)
     deviations = jnp.sqrt(jnp.maximum(variances, _NARROWER**2))
-    scaled = factors / deviations if flat else factors / deviations[:, :, None]
+    dense = not isinstance(factors, LowRankFactors) and factors.ndim == 3
+    scaled = factors / (deviations[:, :, None] if dense else deviations)
     leaves = jax.tree.leaves(fitted)
     # A leaf has an axis of components, or all of them share it.
     own = [leaf.ndim > 0 and leaf.shape[0] == len(factors) for leaf in leaves]

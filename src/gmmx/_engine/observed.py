@@ -25,7 +25,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from .. import _checks
 from .._chunks import chunk_of, fold, map_rows, rows_per_chunk
 from .._components import AbstractComponents
-from .._covariance.base import Factors
+from .._covariance.factors import Factors, LowRankFactors
 from .._data import Data, of_rows, shared_by_rows
 from .._linalg import einsum, inverse_lower, product
 from .._programs import Program
@@ -330,9 +330,24 @@ def _scatter(form: Form, found: Absorbed, share: Float[Array, "k n"]) -> Factors
     return within + (jnp.sum(between, axis=0, keepdims=True) if form.shared else between)
 
 
+def arrays_of(gmm: AbstractComponents) -> Factors:
+    """The factors of a mixture that rows of `Data` may be of.
+
+    **Raises:** `ValueError` where they are of low rank.
+    """
+    factors = gmm.factors()
+    if isinstance(factors, LowRankFactors):
+        raise ValueError(
+            f"rows of gmmx.Data cannot be of {gmm.structure.covariance_type!r} covariances: "
+            "expected an array of complete rows without noise. Fill gaps in first, or take "
+            "covariance_type='full' or 'diag'."
+        )
+    return factors
+
+
 def _framed(gmm: AbstractComponents) -> tuple[FramedMixture, Frame]:
     """A mixture in a frame of its own: its mean, and the size of its widest component."""
-    factors = gmm.factors()
+    factors = arrays_of(gmm)
     roots = 1 / factors if factors.ndim == 2 else inverse_lower(factors)
     sizes = roots if roots.ndim == 2 else jnp.max(jnp.abs(roots), axis=2)
     log_weights = gmm.log_weights

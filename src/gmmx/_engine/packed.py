@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._covariance.base import Factors
+from .._covariance.factors import Factors
 from .._linalg import einsum, product
 from .form import Form
 from .way import AbstractWay
@@ -97,8 +97,7 @@ class Packed(AbstractWay):
         if common is None and not form.axis_aligned:
             square = square[:, _products(form)[2]]
         # Σ z(z − μ)(z − μ)ᵀ of what stands about the origin.
-        cross = form.outer(raw - weight[:, None] * form.means / 2, form.means)
-        scatter = square - cross - (cross if form.axis_aligned else cross.mT)
+        scatter = form.without(square, raw - weight[:, None] * form.means / 2, form.means)
         if form.axis_aligned:
             scatter = scatter * form.factors**2
         else:

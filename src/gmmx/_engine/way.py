@@ -6,7 +6,7 @@ from typing import ClassVar, Self
 import equinox as eqx
 from jaxtyping import Array, Float, PyTree
 
-from .._covariance.base import Factors
+from .._covariance.factors import AnyFactors
 from .form import Form
 
 
@@ -41,19 +41,17 @@ class AbstractWay(eqx.Module):
         """Numbers of working set for each row; `width` is that of packed features."""
 
     @abc.abstractmethod
-    def terms(self, z: Float[Array, "d n"]) -> Float[Array, "..."]:
+    def terms(self, z: Float[Array, "d n"]) -> PyTree:
         """What log-joints and sums both read: y = W_k(z − μ_k), or features of z."""
 
     @abc.abstractmethod
-    def log_joint(self, terms: Float[Array, "..."]) -> Float[Array, "k n"]:
+    def log_joint(self, terms: PyTree) -> Float[Array, "k n"]:
         """log w_k N(x; μ_k, Σ_k)"""
 
     @abc.abstractmethod
-    def sums(
-        self, terms: Float[Array, "..."], z: Float[Array, "d n"], share: Float[Array, "k n"]
-    ) -> PyTree:
+    def sums(self, terms: PyTree, z: Float[Array, "d n"], share: Float[Array, "k n"]) -> PyTree:
         """What `moments` takes, additive over rows; `share` is z_ik times the sample weights."""
 
     @abc.abstractmethod
-    def moments(self, sums: PyTree) -> tuple[Float[Array, " k"], Float[Array, "k d"], Factors]:
+    def moments(self, sums: PyTree) -> tuple[Float[Array, " k"], Float[Array, "k d"], AnyFactors]:
         """n_k, Σ_i z_ik(z_i − μ_k) and the scatter Σ_i z_ik y yᵀ."""

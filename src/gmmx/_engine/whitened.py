@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._components import AbstractComponents
-from .._covariance.base import Factors
+from .._covariance.factors import Factors
 from .._linalg import einsum, whiten_apart
 from .._reductions import sum_of_squares
 from .form import Form
@@ -38,13 +38,13 @@ class Whitened(AbstractWay):
         return 2 * k * d
 
     def terms(self, z: Float[Array, "d n"]) -> Float[Array, "k d n"]:
-        z = _limited(z, jnp.max(jnp.abs(z), axis=0))
+        z = limited(z, jnp.max(jnp.abs(z), axis=0))
         if self.form.axis_aligned:
             y = (z - self.form.means[:, :, None]) * self.form.factors[:, :, None]
         else:
             y = whiten_apart(self.form.factors, z.T, self.form.means)
         # Where the square of even the nearest component overflows, the order is kept.
-        return _limited(y, jnp.min(jnp.max(jnp.abs(y), axis=1), axis=0))
+        return limited(y, jnp.min(jnp.max(jnp.abs(y), axis=1), axis=0))
 
     def log_joint(self, terms: Float[Array, "k d n"]) -> Float[Array, "k n"]:
         return self.form.constant[:, None] - sum_of_squares(terms, axis=1) / 2
@@ -69,7 +69,7 @@ class Whitened(AbstractWay):
         return weight, raw - weight[:, None] * self.form.means, scatter
 
 
-def _limited(values: Float[Array, "*k d n"], sizes: Float[Array, " n"]) -> Float[Array, "*k d n"]:
+def limited(values: Float[Array, "*k d n"], sizes: Float[Array, " n"]) -> Float[Array, "*k d n"]:
     """The values, each row shortened so that a sum of squares of this size does not overflow."""
     limit = math.sqrt(float(jnp.finfo(values.dtype).max) / values.shape[-2]) / 2
     sizes = jax.lax.stop_gradient(sizes)
@@ -79,10 +79,10 @@ def _limited(values: Float[Array, "*k d n"], sizes: Float[Array, " n"]) -> Float
 def log_joint_at(gmm: AbstractComponents, point: Float[Array, " d"]) -> Float[Array, " k"]:
     """log w_k N(x; μ_k, Σ_k) at one point, written out: to call a matrix product costs more."""
     factors = gmm.factors()
-    apart = _limited(point[:, None], jnp.max(jnp.abs(point), keepdims=True))[:, 0] - gmm.means
+    apart = limited(point[:, None], jnp.max(jnp.abs(point), keepdims=True))[:, 0] - gmm.means
     y = factors * apart if factors.ndim == 2 else jnp.sum(factors * apart[:, None, :], axis=2)
     nearest = jnp.min(jnp.max(jnp.abs(y), axis=1), keepdims=True)
-    y = _limited(y[:, :, None], nearest)[:, :, 0]
+    y = limited(y[:, :, None], nearest)[:, :, 0]
     return gmm.log_constant(factors) - jnp.sum(y**2, axis=1) / 2
 
 

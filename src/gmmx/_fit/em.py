@@ -4,10 +4,12 @@ import dataclasses
 from typing import Any, Self
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from .._abstract_mixture import AbstractMixture
+from .._covariance.factors import largest_factor
 from .._data import Data, Samples
 from .._engine.alike import in_blocks
 from .._engine.conjugate import Conjugate
@@ -141,8 +143,8 @@ class EMFitter(AbstractFitter):
     ) -> FitState:
         zero, absent = jnp.zeros((), gmm.dtype), gmm.logits == -jnp.inf
         # The first evaluation fills these in.
-        weight, means, factors = (
-            jnp.zeros_like(like) for like in (gmm.logits, gmm.means, gmm.factors())
+        weight, means, factors = jax.tree.map(
+            jnp.zeros_like, (gmm.logits, gmm.means, gmm.factors())
         )
         behind = None if gmm.log_background_weight is None else zero
         form = Form(weight, means, factors, behind)
@@ -196,7 +198,7 @@ class EMFitter(AbstractFitter):
         non_finite = ~jnp.isfinite(log_likelihood)
         # NaN, or narrower than rounding, beside the deviations of the rows.
         narrowest = _NARROWEST * float(jnp.finfo(gmm.dtype).eps)
-        singular = ~first & ~(jnp.max(jnp.abs(form.factors)) * narrowest <= 1)
+        singular = ~first & ~(largest_factor(form.factors) * narrowest <= 1)
         lost = (fell | non_finite | singular) & ~first
 
         status = Status.where(memory.settled, Status.converged, Status.running)
@@ -268,6 +270,9 @@ class EMFitter(AbstractFitter):
             return refuse(name, result, (self, x, weights))
         if self.prior is not None:
             return refuse("an EMFitter with a prior", result, (self, x, weights))
+        if result.gmm.structure.n_latent is not None:
+            # A rotation of the latent factors changes nothing: the fixed point is not isolated.
+            return refuse("an EMFitter of low rank", result, (self, x, weights))
         begun: AbstractMixture = result.gmm if start is None else start
         inputs = Inputs(x, weights, Floor.of(self.reg_covar, x, weights).variances, begun)
         found = fixed_point(

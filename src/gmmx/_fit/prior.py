@@ -67,6 +67,11 @@ class ConjugatePrior(eqx.Module):
     def of(self, x: Samples, gmm: AbstractMixture, weights: Float[Array, " n"] | None) -> Conjugate:
         """The prior of mixtures like this one, of these rows."""
         structure, (k, d), dtype = type(gmm.structure), gmm.means.shape, gmm.dtype
+        if structure.n_latent is not None:
+            raise ValueError(
+                f"a ConjugatePrior has no form for {structure.covariance_type!r} covariances. "
+                "Leave it out; reg_covar holds components open."
+            )
         x = completed(x, weights)
         frame = Frame.of_data(x, weights, turned=False)
         mean = frame.centre if self.mean is None else _shaped(self.mean, "mean", ((d,),), dtype)

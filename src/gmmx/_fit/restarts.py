@@ -94,6 +94,7 @@ class Restarts(AbstractFitter):
             return initialize(
                 data.x, gmm.n_components, gmm.covariance_type, method=self.method, key=key,
                 weights=weights, reg_covar=self.reg_covar, background=background,
+                rank=gmm.structure.n_latent,
             )  # fmt: skip
 
         starts = jax.tree.map(lambda leaf: leaf[None], gmm)

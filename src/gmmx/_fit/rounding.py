@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from .._abstract_mixture import AbstractMixture
+from .._covariance.factors import precision_diagonal
 
 # Nats a sample that storing the means may cost before the user is told. Several times as much may
 # be lost in all: steps of a slow fit that are shorter than rounding move nothing, and end it.
@@ -19,7 +20,5 @@ def means_are_rounded(gmm: AbstractMixture) -> Bool[Array, ""]:
     """
     # The most that half a unit is beside a number, and the least, are a factor of two apart.
     half_unit = gmm.means * (float(jnp.finfo(gmm.dtype).eps) * 0.5**1.5)
-    factors = gmm.factors()
-    precisions = factors**2 if factors.ndim == 2 else jnp.sum(factors**2, axis=1)
-    cost = jnp.sum(precisions * half_unit**2, axis=1) / 2
+    cost = jnp.sum(precision_diagonal(gmm.factors()) * half_unit**2, axis=1) / 2
     return jnp.sum(gmm.weights * cost) > _TOLERANCE

@@ -71,6 +71,7 @@ def initialize(
     n_components: int,
     covariance_type: str = "full",
     *,
+    rank: int | None = None,
     method: str = "kmeans",
     key: PRNGKeyArray | None = None,
     weights: Any = None,
@@ -86,6 +87,7 @@ def initialize(
 
     - `x`: the data, `(n, d)`; or `gmmx.Data`, of which rough complete rows are made. Components
         of which some rows are known by their labels start from those, by k-means.
+    - `rank`: the number of latent factors of a component, for `"low_rank"` and its relatives.
     - `method`: `"kmeans"`, Lloyd's iteration from k-means++ seeds; `"em"`, the likeliest of a few
         such starts after short runs of EM, which also finds clusters that are elongated along no
         axis, at some four times the time; `"kmeans++"`, each sample to
@@ -104,12 +106,12 @@ def initialize(
     Compiled once for each shape; it composes with `jit` and `vmap`, also over keys.
     """
     n_components = _checks.check_count(n_components, "n_components")
-    structure = structure_named(covariance_type)
     if method not in METHODS:
         known = ", ".join(repr(name) for name in METHODS)
         raise ValueError(f"method={method!r} is unknown; expected one of {known}.")
     background = as_background(background, x)
     x, weights = without_weights(check_rows(x, n_components + (background is not None)), weights)
+    structure = structure_named(covariance_type, rank, x.shape[1])
     weights = _checks.check_weights(weights, x.shape[0], x.dtype)
     if isinstance(x, Data) and not x.decides:
         x = eqx.tree_at(lambda data: data.labels, x, None, is_leaf=lambda leaf: leaf is None)

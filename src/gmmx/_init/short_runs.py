@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
@@ -13,7 +14,7 @@ from .._engine.floor import Floor
 from .._engine.form import Form
 from .._engine.frame import Frame
 from .._engine.kinds import ladder_of, rows_of
-from .._engine.memberships import Clusters
+from .._engine.memberships import Clusters, Members, clusters_of
 from .._engine.moments import maximise
 from . import kmeans
 from .within import rounded
@@ -27,6 +28,20 @@ _ROWS = 2**14
 _ROWS_EACH = 100
 # A component that is not there is seeded here, in units in which the data have variance one.
 _FAR = 1e6
+
+
+class Clusterings(eqx.Module):
+    """Rows, and the labels of several clusterings of them, of which a fit may start."""
+
+    x: Float[Array, "n d"]
+    weights: Float[Array, " n"]
+    labels: Int[Array, "runs n"]
+    n_clusters: int = eqx.field(static=True)
+
+    def of(self, run: Int[Array, ""], structure: type[AbstractCovariance]) -> Clusters | Members:
+        """The clusters of one of them, for this structure."""
+        members = jax.nn.one_hot(self.labels[run], self.n_clusters, dtype=self.x.dtype)
+        return clusters_of(self.x, members * self.weights[:, None], structure)
 
 
 def some_rows(
@@ -45,10 +60,11 @@ def clusterings(
     weights: Float[Array, " n"],
     k: int,
     key: PRNGKeyArray,
-    diagonal: bool,
+    *,
+    low_rank: bool,
     wanted: Int[Array, ""] | None = None,
-) -> Clusters:
-    """The clusters of six runs of k-means, and shells about the mean of all rows.
+) -> Clusterings:
+    """Six runs of k-means, and shells about the mean of all rows.
 
     k-means takes distances in three ways: with each feature scaled, in the covariance of all rows,
     and in that of near ones, which finds clusters however they are elongated. Shells find clusters
@@ -56,11 +72,16 @@ def clusterings(
 
     **Arguments:**
 
-    - `diagonal`: whether the diagonals of the scatters are enough.
+    - `low_rank`: for structures that are made for so many features that a covariance of all rows
+        is too large: distances are taken in the first way alone.
     - `wanted`: how many clusters have members, the first ones; all k by default.
     """
-    scaled, white = (Frame.of_data(x, weights, turned).apply(x) for turned in (False, True))
-    seen = jnp.stack([scaled, rounded(white, weights, k if wanted is None else wanted, key), white])
+    scaled = Frame.of_data(x, weights, turned=False).apply(x)
+    views = [scaled]
+    if not low_rank:
+        white = Frame.of_data(x, weights, turned=True).apply(x)
+        views += [rounded(white, weights, k if wanted is None else wanted, key), white]
+    seen = jnp.stack(views)
     there: Bool[Array, " k"] | None = None
     if wanted is not None:
         there = jnp.arange(k, dtype=wanted.dtype) < wanted
@@ -72,14 +93,10 @@ def clusterings(
         seeds = seeds if there is None else jnp.where(there[:, None], seeds, _FAR)
         return kmeans.lloyd(z, weights, seeds, there)
 
-    def of(labels: Int[Array, " n"]) -> Clusters:
-        members = jax.nn.one_hot(labels, k, dtype=x.dtype) * weights[:, None]
-        return Clusters.of(x, members, diagonal)
-
     runs = jnp.arange(RUNS - 1, dtype=jnp.int32), jax.random.split(key, RUNS - 1)
     labels = jax.lax.map(by_kmeans, runs)
-    shells = _shells(white, weights, k if wanted is None else wanted)
-    return jax.lax.map(of, jnp.concatenate([labels, shells[None].astype(labels.dtype)]))
+    shells = _shells(views[-1], weights, k if wanted is None else wanted).astype(labels.dtype)
+    return Clusterings(x, weights, jnp.concatenate([labels, shells[None]]), k)
 
 
 def _shells(
@@ -109,17 +126,19 @@ def by_short_runs(
     """
     key = jax.random.fold_in(key, 1)
     x, weights = some_rows(x, weights, k, key)
-    starts = clusterings(completed(x, weights), weights, k, key, structure.axis_aligned)
+    low_rank = structure.n_latent is not None
+    starts = clusterings(completed(x, weights), weights, k, key, low_rank=low_rank)
 
-    def start(clusters: Clusters) -> Components:
-        return clusters.fit(mixture, structure, reg_covar)
+    def start(run: Int[Array, ""]) -> Components:
+        return starts.of(run, structure).fit(mixture, structure, reg_covar)
 
     floor = Floor.of(reg_covar, x, weights)
-    like = jax.eval_shape(start, jax.tree.map(lambda leaf: leaf[0], starts))
+    runs = jnp.arange(RUNS, dtype=jnp.int32)
+    like = jax.eval_shape(start, runs[0])
     ladder = ladder_of(like, x, x.shape[0], products=2).ends()
     rows = rows_of(x, like, weights, ladder)
 
-    def run(clusters: Clusters) -> tuple[Components, Array, Array]:
+    def short(run: Int[Array, ""]) -> tuple[Components, Array, Array]:
         def step(_: Array, carry: tuple[Components, Array]) -> tuple[Components, Array]:
             gmm, _ = carry
             form = Form.of(gmm, rows.frame)
@@ -127,11 +146,11 @@ def by_short_runs(
             moments, _ = rows.expect(form, weights, ladder, way)
             return maximise(gmm, form, moments, rows.frame, floor.variances), moments.log_likelihood
 
-        gmm = start(clusters)
+        gmm = start(run)
         gmm, value = jax.lax.fori_loop(0, STEPS, step, (gmm, jnp.zeros((), gmm.dtype)))
         sound = ~jnp.any(floor.spurious(gmm, jnp.sum(weights), frozenset()))
         return gmm, jnp.where(jnp.isfinite(value), value, -jnp.inf), sound
 
-    found, values, sound = jax.lax.map(run, starts)
+    found, values, sound = jax.lax.map(short, runs)
     best = jnp.argmax(jnp.where(sound | ~jnp.any(sound), values, -jnp.inf))
     return jax.tree.map(lambda leaf: leaf[best], found)

@@ -80,6 +80,9 @@ def marginal(gmm: GaussianMixture, dims: Sequence[int]) -> Marginal:
 
     **Raises:** `ValueError` if a parameter is NaN or infinite: matplotlib would draw nothing.
     """
+    if gmm.structure.n_latent is not None:
+        # Before it is made dense.
+        gmm, dims = gmm.marginal(list(dims)), range(len(dims))
     # With Σ = (WᵀW)⁻¹ its block is RRᵀ, R being the rows of W⁻¹ for these features.
     root = np.linalg.inv(np.asarray(gmm.dense_factors(), np.float64))[:, list(dims)]
     weights, means = (np.asarray(v, np.float64) for v in (gmm.weights, gmm.means))

@@ -13,7 +13,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from .. import _checks
 from .._components import check_gaussian
-from .._covariance import AbstractCovariance, structure_named
+from .._covariance import LOW_RANK, AbstractCovariance, structure_named
+from .._covariance.factors import LowRankFactors
+from .._covariance.low_rank import AbstractLowRank
 from .._mixture import GaussianMixture
 
 COVARIANCE_TYPES = ("full", "tied", "diag", "spherical")
@@ -31,8 +33,34 @@ def assemble(
     return GaussianMixture(jnp.log(weights), means, covariances)
 
 
+def attributes_of(covariance_type: str) -> tuple[str, ...]:
+    """The fitted attributes that densities are computed from."""
+    if covariance_type in LOW_RANK:
+        return ("weights_", "means_", "loadings_", "noise_variances_")
+    return ("weights_", "means_", "precisions_cholesky_")
+
+
+def assembled(covariance_type: str, rank: Any, weights: Any, means: Any, *rest: Any) -> Any:
+    """The mixture of these attributes."""
+    if covariance_type not in LOW_RANK:
+        return assemble(structure_named(covariance_type, rank), weights, means, *rest)
+    structure: Any = structure_named(covariance_type, rank, means.shape[1])
+    loadings, variances = (jnp.asarray(part) for part in rest)
+    diagonal = 1 / jnp.sqrt(variances)
+    factors = LowRankFactors(diagonal, loadings * diagonal[:, :, None])
+    return GaussianMixture(jnp.log(weights), jnp.asarray(means), structure.from_factors(factors))
+
+
 @eqx.filter_jit
 def _parameters(gmm: GaussianMixture) -> dict[str, Array]:
+    structure = gmm.structure
+    if isinstance(structure, AbstractLowRank):
+        return {
+            "weights_": gmm.weights,
+            "means_": gmm.means,
+            "loadings_": structure.loadings,
+            "noise_variances_": structure.noise_variances,
+        }
     return {
         "weights_": gmm.weights,
         "means_": gmm.means,
@@ -91,9 +119,7 @@ def from_sklearn(estimator: Any) -> GaussianMixture:
 
     **Raises:** `ValueError` if the estimator is not fitted.
     """
-    check_is_fitted(estimator, ["weights_", "means_", "precisions_cholesky_"])
-    names = ("weights_", "means_", "precisions_cholesky_")
-    leaves = [_checks.as_floating(getattr(estimator, name), name) for name in names]
-    dtype = _checks.promote(_checks.promote(leaves[0].dtype, leaves[1].dtype), leaves[2].dtype)
-    structure = structure_named(estimator.covariance_type)
-    return assemble(structure, *(leaf.astype(dtype) for leaf in leaves))
+    names = attributes_of(estimator.covariance_type)
+    check_is_fitted(estimator, list(names))
+    leaves = _checks.as_one_dtype(**{name: getattr(estimator, name) for name in names})
+    return assembled(estimator.covariance_type, getattr(estimator, "rank", None), *leaves)

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import warnings
+from numbers import Integral
 from typing import Any, ClassVar, Self
 
 import jax
@@ -21,7 +22,14 @@ from .._fit.base import AbstractFitter
 from .._fit.state import FitState
 from .._fit.status import Status
 from .._mixture import GaussianMixture as Mixture
-from ._convert import COVARIANCE_TYPES, assemble, check_known, fitted_parameters, to_sklearn
+from ._convert import (
+    COVARIANCE_TYPES,
+    assembled,
+    attributes_of,
+    check_known,
+    fitted_parameters,
+    to_sklearn,
+)
 from ._fit import Outcome, SklearnEM, double_precision, run
 from ._report import Report
 from ._rows import Rows, checked, measured, rough
@@ -50,6 +58,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     **Arguments:** those of `sklearn.mixture.GaussianMixture`, and
 
     - `covariance_type`: also any other structure of this library, such as `gmmx.FAMILIES`.
+    - `rank`: the number of latent factors of a component, for `"low_rank"` and its relatives.
     - `fitter`: how to fit, for instance `gmmx.GradientFitter()`. It uses its own settings in
         place of `tol`, `max_iter` and `reg_covar`; only the start still uses `reg_covar`. None is
         EM with these three.
@@ -60,7 +69,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         prints times and changes of the likelihood.
 
     **Fitted attributes:** `weights_ (k)`, `means_ (k, d)`, `covariances_`, `precisions_`,
-    `precisions_cholesky_`, `converged_`, `n_iter_`, `lower_bound_`, `lower_bounds_` (the mean
+    `precisions_cholesky_` (of low rank `loadings_ (k, d, r)` and `noise_variances_ (k, d)` in place
+    of these three), `converged_`, `n_iter_`, `lower_bound_`, `lower_bounds_` (the mean
     log-likelihood at the start of each step), `n_features_in_` and, for data with names,
     `feature_names_in_`.
 
@@ -75,6 +85,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         **SklearnMixture._parameter_constraints,
         # An unknown one is refused by the error that lists all names.
         "covariance_type": [str],
+        "rank": [Integral, None],
         "fitter": [AbstractFitter, None],
         "allow_nan": ["boolean"],
     }
@@ -109,6 +120,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         verbose_interval: Any = 10,
         fitter: Any = None,
         allow_nan: Any = False,
+        rank: Any = None,
     ):
         # Stored unchanged, as scikit-learn requires; `fit` checks them.
         self.n_components = n_components
@@ -127,6 +139,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         self.verbose_interval = verbose_interval
         self.fitter = fitter
         self.allow_nan = allow_nan
+        self.rank = rank
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -203,7 +216,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         - `x`: the rows, or rough complete ones to start from.
         """
         random = check_random_state(self.random_state)
-        structure = structure_named(self.covariance_type)
+        structure = structure_named(self.covariance_type, self.rank, x.shape[1])
         given = Given.checked(
             structure, (self.n_components, x.shape[1]), x.dtype,
             self.weights_init, self.means_init, self.precisions_init,
@@ -282,9 +295,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):
 
     def _mixture(self, dtype: Any) -> Mixture:
         """The mixture of the attributes, which the user may have set."""
-        parts = (self.weights_, self.means_, self.precisions_cholesky_)
-        structure = structure_named(self.covariance_type)
-        return assemble(structure, *(np.asarray(part, dtype) for part in parts))
+        names = attributes_of(self.covariance_type)
+        parts = (np.asarray(getattr(self, name), dtype) for name in names)
+        return assembled(self.covariance_type, self.rank, *parts)
 
     def _rows(self, X: Any, noise: Any) -> Rows:
         """The samples, checked, in the dtype that they are evaluated in."""
@@ -344,6 +357,14 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             gmm = self._mixture(self.means_.dtype)
             if gmm.covariance_type in COVARIANCE_TYPES:
                 return self.to_sklearn().sample(n_samples)
+            if gmm.structure.n_latent is not None:
+                # They may be too many features for dense covariances.
+                seed = check_random_state(self.random_state).randint(_MAX_SEED)
+                draws, labels = map(np.asarray, gmm.sample_with_labels(
+                    n_samples, key=jax.random.key(seed)
+                ))  # fmt: skip
+                order = np.argsort(labels, kind="stable")
+                return draws[order], labels[order].astype(np.intp)
             full = structure_named("full").from_factors(gmm.dense_factors())
             full = dataclasses.replace(gmm, structure=full)
             return to_sklearn(full, random_state=self.random_state).sample(n_samples)

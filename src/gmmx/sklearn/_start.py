@@ -88,6 +88,11 @@ class Given(NamedTuple):
         precision = f"{structure.covariance_type} precision"
         weights = _of_shape(weights, "weights", shape[:1], dtype)
         means = _of_shape(means, "means", shape, dtype)
+        if precisions is not None and structure.n_latent is not None:
+            raise ValueError(
+                f"precisions_init has no form for covariance_type={structure.covariance_type!r}; "
+                "expected None."
+            )
         precisions = _of_shape(precisions, precision, structure.natural_shape(*shape), dtype)
         if weights is not None:
             _check_distribution(weights)
@@ -143,6 +148,7 @@ def start(
             x,
             METHODS[method](x, weights, n_components, random),
             structure.covariance_type,
+            rank=structure.n_latent,
             weights=weights,
             # scikit-learn's floor is in the squared units of the data.
             reg_covar=np.full(x.shape[1], reg_covar),
@@ -158,6 +164,9 @@ def check_defined(gmm: GaussianMixture, x: _Data) -> None:
 
     That of a feature given those before it, as the Cholesky factors have it.
     """
+    if gmm.structure.n_latent is not None:
+        # Its noise may be small where the factors explain a feature.
+        return
     factors = np.asarray(gmm.factors())
     pivots = factors if factors.ndim == 2 else np.diagonal(factors, axis1=1, axis2=2)
     eps, d = float(np.finfo(x.dtype).eps), x.shape[1]
