@@ -660,18 +660,19 @@ def test_ctrl_c_before_the_first_step_writes_nothing(long):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-def test_ctrl_c_keeps_the_model_of_the_last_step(gmmx_, long):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_keeps_the_model_of_the_last_step(gmmx_, long, number):
     def press():
         while not ctrl_c.steps:
             time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), number)
 
     ctrl_c.steps = False
     thread = threading.Thread(target=press)
     thread.start()
     status, out, err = gmmx_(*LONG)
     thread.join()
-    assert status == 130 and "not converged after" in out
+    assert status == 128 + number and "not converged after" in out
     assert "ends after this step" in err and "wrote the model to m.safetensors" in err
     assert gmmx.load("m.safetensors").n_components == 5
 
@@ -763,3 +764,51 @@ def test_negative_noise_is_refused(gmmx_, folder):
     pl.DataFrame({"a": [1.0, 2.0, 3.0], "da": [0.1, -0.1, 0.1]}).write_csv("noise.csv")
     found = gmmx_("fit", "noise.csv", "-k", 1, "--columns", "a", "--noise-columns", "da")
     assert "negative deviation -0.1 in row 2" in refused(found)
+
+
+# Data in blocks
+
+
+@pytest.fixture
+def in_parts(folder, frame):
+    """The table in three files each, of two kinds."""
+    for i in range(3):
+        part = frame.select("height", "width", "count")[i::3]
+        part.write_csv(folder / f"part-{i}.csv")
+        np.save(folder / f"part-{i}.npy", part.select("height", "width").to_numpy())
+    return frame
+
+
+def test_several_files_are_read_in_blocks(gmmx_, in_parts):
+    report = json.loads(ok(gmmx_(
+        "fit", "part-*.csv", "-k", 2, "--columns", "width,height", "--weights", "count",
+        "--dtype", "float64", "--out", "m.safetensors", "--json",
+    )))  # fmt: skip
+    source = gmmx.rows_from("part-*.csv", columns=["width", "height"], weights="count")
+    fit_key, start_key = jax.random.split(jax.random.key(0))
+    start = gmmx.initialize(source, 2, method="em", key=start_key)
+    wanted = gmmx.EMFitter().fit(source, start, key=fit_key)
+    np.testing.assert_allclose(report["means"], wanted.gmm.means, rtol=1e-10)
+    np.testing.assert_allclose(report["bic"], wanted.gmm.bic(source), rtol=1e-10)
+    printed = ok(gmmx_("predict", "m.safetensors", "part-*.csv", "--proba"))
+    proba = pl.read_csv(io.StringIO(printed)).to_numpy()
+    np.testing.assert_allclose(proba, wanted.gmm.predict_proba(source), rtol=1e-10, atol=1e-12)
+    ok(gmmx_("score", "m.safetensors", "part-*.csv", "--per-row", "--out", "s.tsv"))
+    found = pl.read_csv("s.tsv", separator="\t")["log_density"]
+    np.testing.assert_allclose(found, wanted.gmm.log_prob(source), rtol=1e-10)
+
+
+def test_arrays_are_read_in_blocks(gmmx_, in_parts):
+    ok(gmmx_("fit", "part-*.npy", "-k", 2, "--columns", "1", "--out", "m.safetensors"))
+    labels = pl.read_csv(io.StringIO(ok(gmmx_("predict", "m.safetensors", "part-*.npy"))))
+    gmm = gmmx.load("m.safetensors", dtype="float64")
+    source = gmmx.rows_from("part-*.npy", columns=[1])
+    np.testing.assert_array_equal(labels["component"], gmm.predict(source))
+
+
+def test_a_large_file_is_read_in_blocks(gmmx_, in_parts, monkeypatch):
+    monkeypatch.setattr("gmmx_cli.large._memory", lambda: 1)
+    assert "read in blocks" in gmmx_("fit", "part-0.csv", "-k", 2)[2]
+    assert "--missing is for data that fit into memory" in refused(
+        gmmx_("fit", "part-0.csv", "-k", 2, "--missing")
+    )

@@ -15,7 +15,8 @@ ROOT = Path(gmmx.__file__).parent.parent
 # From the bottom up. A name stands for a file, or for a folder and what is in it.
 LAYERS = [
     """gmmx._cache gmmx._checks gmmx._chunks gmmx._data gmmx._files gmmx._grouped gmmx._linalg
-    gmmx._noise gmmx._orthogonal gmmx._programs gmmx._reductions gmmx._rows""",
+    gmmx._noise gmmx._orthogonal gmmx._programs gmmx._reductions gmmx._rows gmmx._sources
+    gmmx._spread gmmx._processes""",
     "gmmx._covariance",
     "gmmx._components",
     "gmmx._engine",

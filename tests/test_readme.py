@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 GUIDES = [
     *("index", "what_is_a_mixture", "real_data", "anomalies", "fitting", "measured_rows"),
-    *("algebra", "estimator", "choosing_a_trainer", "choosing_a_structure", "gallery"),
+    *("algebra", "estimator", "choosing_a_trainer", "choosing_a_structure", "gallery", "scale"),
 ]
 PAGES = [README, *(ROOT / "docs" / f"{name}.md" for name in GUIDES)]
 

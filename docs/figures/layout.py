@@ -13,7 +13,8 @@ ROOT = Path(__file__).parents[2]
 # From the bottom up: what the layer is, its files and folders, its colour.
 LAYERS = [
     ("checks, linear algebra,\nchunks of rows, files", "_checks _data _linalg _orthogonal _noise "
-     "_reductions _chunks _grouped _rows _files _cache _programs", "#d9dde1"),
+     "_reductions _chunks _grouped _rows _sources _spread _processes "
+     "_files _cache _programs", "#d9dde1"),
     ("covariance structures", "_covariance", "#cfe3f5"),
     ("weights, means, structure", "_components", "#cfe3f5"),
     ("log-densities and moments\nof many rows", "_engine", "#fbdcc4"),

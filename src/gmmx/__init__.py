@@ -55,6 +55,8 @@ from ._fit.result import FitResult as FitResult
 from ._fit.result import FitWarning as FitWarning
 from ._fit.state import FitState as FitState
 from ._fit.status import Status as Status
+from ._fit.stepwise import StepwiseEM as StepwiseEM
+from ._fit.stepwise import StepwiseState as StepwiseState
 from ._inference.bootstrap import Bootstrap as Bootstrap
 from ._inference.bootstrap import bootstrap as bootstrap
 from ._inference.errors import StandardErrors as StandardErrors
@@ -75,6 +77,12 @@ from ._rows import pad_rows as pad_rows
 from ._select import select as select
 from ._selection import Candidate as Candidate
 from ._selection import Selection as Selection
+from ._sources.arrays import ArraySource as ArraySource
+from ._sources.base import AbstractSource as AbstractSource
+from ._sources.base import Block as Block
+from ._sources.iterators import IteratorSource as IteratorSource
+from ._sources.open import rows_from as rows_from
+from ._sources.tables import TableSource as TableSource
 
 GaussianMixtureModelJax = GaussianMixture
 """The name of the package GMMX"""

@@ -67,7 +67,7 @@ class AbstractMixture(AbstractComponents):
     def _repr_html_(self) -> str:
         return self.summary()._repr_html_()
 
-    # Density
+    # Density, at points `(*batch, d)`, of `gmmx.Data`, or of all rows of a source.
 
     def component_log_prob(self, x: Any) -> Float[Array, "*batch k"]:
         """log w_k N(x; μ_k, Σ_k), the joint log-density of x and each component."""

@@ -11,9 +11,9 @@ import json
 import os
 import secrets
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -92,6 +92,13 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
     The content is written to a temporary file in the same folder and synchronised to disk; then
     the file is renamed in one step. A file that is replaced keeps its mode.
     """
+    with writing_whole(path) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def writing_whole(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """`write_whole` in parts: what is written to the file takes its place at the end."""
     target = check_place(path)
     # A name has at most 255 bytes, and a character up to four.
     temporary = target.with_name(f".{target.name[:50]}.{secrets.token_hex(6)}.tmp")
@@ -100,7 +107,7 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
             if target.exists():
                 # Before the content: a private file is never public, not even for a moment.
                 _copy_permissions(target, temporary)
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(target)

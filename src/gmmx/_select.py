@@ -3,8 +3,8 @@
 import dataclasses
 import math
 import warnings
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, cast
 
 import equinox as eqx
 import jax
@@ -17,20 +17,21 @@ from ._abstract_mixture import AbstractMixture
 from ._background import BackgroundMixture, as_background
 from ._components import Components
 from ._covariance import LOW_RANK, AbstractCovariance, structure_named
-from ._criteria import criteria, log_prob_and_certainty
+from ._criteria import criteria, log_prob_and_certainty, totals
 from ._data import Data, Samples, check_rows, completed, without_weights
 from ._engine.density import evaluate
 from ._fit.base import AbstractFitter, solve
 from ._fit.em import EMFitter
 from ._fit.restarts import Restarts, best_of, rank
-from ._fit.result import FitResult, FitWarning
+from ._fit.result import FitError, FitResult, FitWarning
 from ._fit.state import where
 from ._init.clutter import without_clutter
-from ._init.initialize import scaled
+from ._init.initialize import initialize, sample_of, scaled
 from ._init.short_runs import RUNS, STEPS, Clusterings, clusterings, some_rows
 from ._mixture import GaussianMixture
 from ._programs import Program
 from ._selection import CRITERIA, Candidate, Selection
+from ._sources.base import AbstractSource, check_no_weights
 
 # Multiplications of an EM step from which a second program for the smaller mixtures pays.
 _WORTH_COMPILING = 2**29
@@ -66,7 +67,8 @@ def select(
 
     **Arguments:**
 
-    - `x`: the data, `(n, d)`; or `gmmx.Data`, without labels.
+    - `x`: the data, `(n, d)`; or `gmmx.Data`, without labels; or a source (`gmmx.rows_from`),
+        whose starts come from a sample of its rows.
     - `n_components`: the numbers to try.
     - `covariance_types`: the structures to try, by name; `gmmx.FAMILIES` are the fourteen of
         mclust.
@@ -93,6 +95,13 @@ def select(
     fitter = EMFitter() if fitter is None else fitter
     _check_settings(fitter, criterion)
     n_init = _checks.check_count(n_init, "n_init")
+    if isinstance(x, AbstractSource):
+        check_no_weights(weights)
+        structures = _check_structures(covariance_types, rank, x.n_features)
+        cells = _cells_of_source(
+            x, structures, sizes, criterion, fitter, n_init, background, _checks.as_key(key)
+        )
+        return _collect(cells, len(structures) * len(sizes), criterion, callback)
     x, weights = without_weights(check_rows(x, max(sizes)), weights)
     structures = _check_structures(covariance_types, rank, x.shape[1])
     if isinstance(x, Data) and x.labels is not None:
@@ -112,28 +121,90 @@ def select(
 
     n = x.shape[0]
     x, weights = _rows.fill(x, weights)
+    keys, padded = jax.random.split(key, n_init), _padded(sizes, x)
+    cells = (
+        _Cell(structure, fitter, padded[k], k, background, x, n, count, keys).candidate(
+            weights, folds
+        )
+        for structure in structures
+        for k in sizes
+    )
+    return _collect(cells, len(structures) * len(sizes), criterion, callback)
+
+
+def _collect(
+    cells: Iterable[Candidate],
+    asked: int,
+    criterion: str,
+    callback: Callable[[Candidate], Any] | None,
+) -> Selection:
+    """The selection of candidates, of those that were fitted where it is interrupted."""
     candidates = []
-    keys = jax.random.split(key, n_init)
-    padded = _padded(sizes, x)
     try:
-        for structure in structures:
-            for k in sizes:
-                cell = _Cell(structure, fitter, padded[k], k, background, x, n, count, keys)
-                candidates.append(cell.candidate(weights, folds))
-                if callback is not None:
-                    callback(candidates[-1])
+        for candidate in cells:
+            candidates.append(candidate)
+            if callback is not None:
+                callback(candidate)
     except KeyboardInterrupt:
         if not candidates:
             raise
-        asked = len(structures) * len(sizes)
         warnings.warn(
             f"select was interrupted after {len(candidates)} of {asked} fits.",
             FitWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
     selection = Selection(tuple(candidates), criterion)
     _announce(selection)
     return selection
+
+
+def _cells_of_source(
+    source: AbstractSource,
+    structures: list[type[AbstractCovariance]],
+    sizes: list[int],
+    criterion: str,
+    fitter: AbstractFitter,
+    n_init: int,
+    background: Any,
+    key: PRNGKeyArray,
+) -> Iterator[Candidate]:
+    """One fit to all rows for each structure and size, from starts of a sample of them."""
+    if criterion == "held_out":
+        raise ValueError(
+            "criterion='held_out' deals rows into folds, and a source gives them in blocks. Choose "
+            "by 'bic', or fit to some of the files and compare gmm.score of the others."
+        )
+    x, weights, background = sample_of(source, max(sizes), background, key)
+    solver = fitter
+    if n_init > 1:
+        solver = cast(Any, Restarts)(fitter, n_init, method="em")
+    for structure in structures:
+        for k in sizes:
+            start = initialize(
+                x, k, structure.covariance_type, rank=structure.n_latent, method="em", key=key,
+                weights=weights, reg_covar=fitter.reg_covar, background=background,
+            )  # fmt: skip
+            with warnings.catch_warnings():
+                # The table says how each fit ended.
+                warnings.simplefilter("ignore", FitWarning)
+                try:
+                    result = solver.fit(source, start, key=key)
+                except FitError as error:
+                    result = error.result
+            n, log_l, certainty = totals(result.gmm, source)
+            log_l = math.nan if result.failed else log_l
+            bic, icl, aic = criteria(result.gmm, math.log(n), log_l, certainty)
+            yield Candidate(
+                covariance_type=structure.covariance_type,
+                n_components=k,
+                n_parameters=result.gmm.n_parameters,
+                log_likelihood=log_l / n,
+                bic=bic,
+                icl=icl,
+                aic=aic,
+                held_out=math.nan,
+                result=result,
+            )
 
 
 def _check_sizes(n_components: int | Iterable[int]) -> list[int]:

@@ -3,18 +3,21 @@
 JAX, the library and the readers of files are imported when a command runs, not for its help.
 """
 
+import dataclasses
 import os
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from . import reports, words
-from .interrupts import STATUS, ctrl_c
+from .interrupts import ctrl_c
 
 if TYPE_CHECKING:
     from gmmx._abstract_mixture import AbstractMixture
 
+    from .large import LargeRows
     from .rows import Asked, Rows
     from .tables import Format, Table
 
@@ -23,8 +26,10 @@ app = typer.Typer(
     name="gmmx",
     help="Fit Gaussian mixtures to data, select among them, and use them.",
     epilog="DATA is a .csv, .tsv, .txt, .parquet, .npy or .npz file, or - for CSV from the "
-    "standard input. Results go to the standard output, progress and messages to the standard "
-    "error. Compiled programs are kept in a cache folder, so that later commands start faster.",
+    "standard input. A file that is large beside the memory, and a pattern of several files in "
+    "quotes, such as 'part-*.npy', is read in blocks, once a step. Results go to the standard "
+    "output, progress and messages to the standard error. Compiled programs are kept in a cache "
+    "folder, so that later commands start faster.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -249,7 +254,7 @@ def fit(
     report = reports.of_fit(gmmx, result, x, counts, rows.names, trainer)
     reports.show(report, json, reports.fit_text)
     if ctrl_c.pressed:
-        raise typer.Exit(STATUS)
+        raise typer.Exit(ctrl_c.status)
 
 
 @app.command()
@@ -283,16 +288,25 @@ def predict(
         model, data, _format(array, separator, decimal),
         Asked(columns, drop_missing=drop_missing, missing=missing, noise_columns=noise_columns),
     )  # fmt: skip
-    if proba:
-        values = gmm.predict_proba(x)
-        names = [f"component_{k}" for k in range(gmm.n_components)]
-        names += ["background"] * (gmm.n_labels - gmm.n_components)
-        rows = {name: values[:, k] for k, name in enumerate(names)}
-    else:
-        rows = {"component": gmm.predict(x)}
-        if gmm.n_labels > gmm.n_components:
-            words.say(f"component {gmm.n_components} is the background.")
+    if not proba and gmm.n_labels > gmm.n_components:
+        words.say(f"component {gmm.n_components} is the background.")
+    if table is None:
+        if append:
+            raise ValueError("--append is for data that fit into memory; these are read in blocks.")
+        _stream(gmm, x, lambda x: _predicted(gmm, x, proba), out, json)
+        return
+    rows = _predicted(gmm, x, proba)
     _give_rows((_without(table, rows) if append else {}) | rows, out, json)
+
+
+def _predicted(gmm: Any, x: Any, proba: bool) -> dict[str, Any]:
+    """The columns of a prediction."""
+    if not proba:
+        return {"component": gmm.predict(x)}
+    values = gmm.predict_proba(x)
+    names = [f"component_{k}" for k in range(gmm.n_components)]
+    names += ["background"] * (gmm.n_labels - gmm.n_components)
+    return {name: values[:, k] for k, name in enumerate(names)}
 
 
 @app.command()
@@ -321,15 +335,19 @@ def score(
     _check_rows(out, json)
     if out is not None and not per_row:
         raise typer.BadParameter("it can only be used with --per-row.", param_hint="--out")
-    gmm, x, _ = _model_and_data(
+    gmm, x, table = _model_and_data(
         model, data, _format(array, separator, decimal),
         Asked(columns, drop_missing=drop_missing, missing=missing, noise_columns=noise_columns),
     )  # fmt: skip
+    if per_row and table is None:
+        _stream(gmm, x, lambda x: {"log_density": gmm.log_prob(x)}, out, json)
+        return
     if per_row:
         _give_rows({"log_density": gmm.log_prob(x)}, out, json)
         return
-    report = {"n_samples": x.shape[0], "log_likelihood": float(gmm.score(x))}
-    reports.show(report | reports.criteria(gmm, x), json, reports.score_text)
+    n, found = reports.criteria(gmm, x)
+    report = {"n_samples": n, "log_likelihood": found.pop("log_likelihood")}
+    reports.show(report | found, json, reports.score_text)
 
 
 @app.command()
@@ -455,6 +473,19 @@ def _check_rows(out: str | None, json: bool) -> None:
         raise typer.BadParameter("choose one of --json and --out.", param_hint="--json")
 
 
+def _stream(
+    gmm: Any, source: Any, columns: Callable[[Any], dict[str, Any]], out: str | None, json: bool
+) -> None:
+    """Write the columns of each block of rows as it is read."""
+    from gmmx._sources.base import checked
+
+    from . import large
+
+    large.check_output(out, json)
+    blocks = checked(source, max(1, 2**20 // gmm.n_features), "float64")
+    large.write((columns(block.x) for block in blocks), out)
+
+
 def _without(table: "Table", new: dict[str, Any]) -> dict[str, Any]:
     """The columns of a table, which may not have the names of the new ones."""
     taken = [name for name in new if name in table.columns]
@@ -537,7 +568,7 @@ def _format(array: str | None, separator: str | None, decimal: str | None) -> "F
     return Format(array, separator, decimal)
 
 
-def _precision(asked: str | None, rows: "Rows") -> str:
+def _precision(asked: str | None, rows: "Rows | LargeRows") -> str:
     """The dtype of a fit to these columns; says where numbers are rounded."""
     from . import precision
 
@@ -564,14 +595,21 @@ def _names(gmm: "AbstractMixture", header: dict[str, Any]) -> list[str]:
 
 def _model_and_data(
     model: str, data: str, how: "Format", asked: "Asked"
-) -> tuple["AbstractMixture", Any, "Table"]:
-    """The model, the columns of the data to use with it, and all columns of these rows."""
+) -> tuple["AbstractMixture", Any, "Table | None"]:
+    """The model, the columns of the data to use with it, and all columns of these rows.
+
+    The table is None for data that are read in blocks.
+    """
     import gmmx
 
-    from . import tables
+    from . import large, tables
     from .rows import of_table
 
     gmm, header = _model(model)
+    if large.in_blocks(data):
+        if asked.columns is None and header["feature_names"] is not None:
+            asked = dataclasses.replace(asked, columns=words.joined(header["feature_names"]))
+        return gmm, large.read(data, how.separator, asked).given(gmmx), None
     table = tables.read(data, how)
     names = words.split(asked.columns)
     if names is None:
@@ -596,5 +634,9 @@ def _model_and_data(
 
 
 def _complete(gmm: Any, x: Any) -> Any:
-    """Rows that can be drawn: what is missing by its mean."""
+    """Rows that can be drawn: what is missing by its mean, and some of those in blocks."""
+    if hasattr(x, "blocks"):
+        from gmmx._sources.survey import survey
+
+        return survey(x, gmm.dtype, turned=False)[1][0]
     return getattr(gmm, "mixture", gmm).impute(x) if hasattr(x, "deviations") else x

@@ -1,4 +1,4 @@
-"""Ctrl-C is answered at once, also while JAX is imported, compiles or computes.
+"""Ctrl-C and SIGTERM are answered at once, also while JAX is imported, compiles or computes.
 
 Python's own handler waits for that work, which may take a minute, and some libraries drop the
 exception that it raises. A thread hears of the signal at once and raises nothing.
@@ -13,7 +13,8 @@ import threading
 from collections.abc import Iterator
 
 STATUS = 130
-"""The exit status, as of every program that Ctrl-C ended"""
+"""The exit status, as of every program that Ctrl-C ended; of one that SIGTERM ended it is 143"""
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupts:
@@ -25,7 +26,9 @@ class Interrupts:
         self.steps = False
         """Whether there is a fit that has made steps"""
         self.pressed = False
-        """Whether Ctrl-C ended the fit"""
+        """Whether Ctrl-C or SIGTERM ended the fit"""
+        self.status = STATUS
+        """The exit status of a command that was ended so"""
 
     def step(self, *_: object) -> bool:
         """The callback of a fit: whether to end it."""
@@ -34,7 +37,7 @@ class Interrupts:
 
     @contextlib.contextmanager
     def heard(self) -> Iterator[None]:
-        """Listen to Ctrl-C, unless whoever started the command has it ignored."""
+        """Listen to both, unless whoever started the command has Ctrl-C ignored."""
         if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
             yield
             return
@@ -43,18 +46,20 @@ class Interrupts:
         mouth.setblocking(False)
         threading.Thread(target=self._listen, args=(ear,), daemon=True).start()
         descriptor = signal.set_wakeup_fd(mouth.fileno(), warn_on_full_buffer=False)
-        handler = signal.signal(signal.SIGINT, lambda *_: None)
+        handlers = [signal.signal(number, lambda *_: None) for number in _SIGNALS]
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, handler)
+            for number, handler in zip(_SIGNALS, handlers, strict=True):
+                signal.signal(number, handler)
             signal.set_wakeup_fd(descriptor)
             mouth.close()
 
     def _listen(self, ear: socket.socket) -> None:
         with ear:
             while received := ear.recv(1):
-                if received[0] == signal.SIGINT:
+                if received[0] in _SIGNALS:
+                    self.status = 128 + received[0]
                     self._answer()
 
     def _answer(self) -> None:
@@ -63,7 +68,7 @@ class Interrupts:
             _say("interrupted: the fit ends after this step. Ctrl-C again ends it at once.")
             return
         _say(self.message)
-        os._exit(STATUS)
+        os._exit(self.status)
 
 
 def _say(message: str) -> None:

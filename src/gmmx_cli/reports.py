@@ -89,7 +89,7 @@ def of_fit(
 ) -> dict[str, Any]:
     """How a fit ended, and its mixture."""
     model = of_model(result.gmm, names)
-    total = x.shape[0] if counts is None else float(counts.sum())
+    n, found = criteria(result.gmm, x) if counts is None else (float(counts.sum()), {})
     return {
         "trainer": trainer,
         "converged": bool(result.converged),
@@ -97,15 +97,23 @@ def of_fit(
         "n_iter": int(result.n_iter),
         "log_likelihood": float(result.log_likelihood),
         # The criteria need the number of rows, which weights leave open.
-        **(criteria(result.gmm, x) if counts is None else {}),
+        **{name: value for name, value in found.items() if name != "log_likelihood"},
         **model,
-        "sizes": total * model["weights"],
+        "sizes": n * model["weights"],
     }
 
 
-def criteria(gmm: Any, x: Any) -> dict[str, Any]:
-    """AIC, BIC and ICL of a mixture on these rows."""
-    return {name: float(getattr(gmm, name)(x)) for name in ("aic", "bic", "icl")}
+def criteria(gmm: Any, x: Any) -> tuple[float, dict[str, Any]]:
+    """How many rows there are; and the mean log-likelihood, AIC, BIC and ICL of them."""
+    from gmmx import _criteria
+
+    if not hasattr(x, "blocks"):
+        found = {name: float(getattr(gmm, name)(x)) for name in ("score", "aic", "bic", "icl")}
+        return x.shape[0], {"log_likelihood": found.pop("score"), **found}
+    # One pass over the rows for all of them.
+    n, log_l, certainty = _criteria.totals(gmm, x)
+    bic, icl, aic = _criteria.criteria(gmm, math.log(n), log_l, certainty)
+    return n, {"log_likelihood": log_l / n, "aic": aic, "bic": bic, "icl": icl}
 
 
 def of_selection(selection: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from . import precision, tables, words
+from . import large, precision, tables, words
 
 if TYPE_CHECKING:
     import gmmx
@@ -102,8 +102,10 @@ def _in_units(gmmx: Any, gmm: Any, units: Any) -> Any:
     return dataclasses.replace(gmm, **changed)
 
 
-def read_rows(source: str, how: tables.Format, asked: Asked) -> Rows:
-    """The rows of a file."""
+def read_rows(source: str, how: tables.Format, asked: Asked) -> "Rows | large.LargeRows":
+    """The rows of a file, or of several."""
+    if large.in_blocks(source):
+        return large.read(source, how.separator, asked)
     table = tables.read(source, how)
     named = words.split(asked.columns) or table.features(asked.others)
     names = [name for name in named if name not in (words.split(asked.exclude) or [])]

@@ -38,9 +38,14 @@ def listed(names: list[str], most: int = 12) -> str:
 
 def option(name: str, columns: list[str]) -> str:
     """An option that names columns, to be pasted into a shell."""
+    return f"{name} {shlex.quote(joined(columns))}"
+
+
+def joined(names: list[str]) -> str:
+    """Names as one text, from which `split` makes them again."""
     line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow(columns)
-    return f"{name} {shlex.quote(line.getvalue())}"
+    csv.writer(line, lineterminator="").writerow(names)
+    return line.getvalue()
 
 
 def split(text: str | None) -> list[str] | None:

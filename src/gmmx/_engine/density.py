@@ -1,11 +1,13 @@
 """Log-densities of many rows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, PyTree
 
 from .. import _checks
@@ -13,7 +15,9 @@ from .._chunks import map_rows, varying
 from .._components import AbstractComponents
 from .._data import Data, Samples, check_components
 from .._programs import Program
-from .._rows import cut, fill_rows
+from .._rows import cut, fill_rows, size
+from .._sources.base import AbstractSource, ahead, checked, filled
+from .._spread import axes_of, n_devices, on_each, spread_of
 from . import observed
 from .form import Form
 from .frame import Frame
@@ -25,6 +29,9 @@ from .whitened import log_joint_at
 
 Reduce = Callable[[Float[Array, "k n"]], PyTree]
 """A function of log-joints, component by component and row by row, that puts rows first"""
+
+# Of a block of rows of a source.
+_NUMBERS = 2**20
 
 
 def log_prob_of(log_joint: Float[Array, "k n"]) -> Float[Array, " n"]:
@@ -71,23 +78,45 @@ def evaluate(gmm: AbstractComponents, x: Samples, reduce: Reduce) -> PyTree:
     """
     if isinstance(x, Data):
         return observed.evaluate(gmm, x, reduce)
-    ladder = Ladder.of(gmm, x.shape[0], products=1)
+    sharding = spread_of(x)
+    ladder = Ladder.of(gmm, x.shape[0] // n_devices(sharding), products=1)
     if not _checks.is_concrete(gmm, x):
         return traced(gmm, x, reduce, ladder)
     filled = fill_rows(x)
     program = _program.at(filled.size * gmm.means.size)
-    values, bad = program(gmm, filled, reduce, ladder.only(0))
+    values, bad = program(gmm, filled, reduce, ladder.only(0), sharding)
     for number in range(1, len(ladder.ways)):
         if bad:
             _checks.check_finite(x, "x", _checks.DROP_OR_TAKE)
-            values, bad = program(gmm, filled, reduce, ladder.only(number))
+            values, bad = program(gmm, filled, reduce, ladder.only(number), sharding)
     if bad:
         _checks.check_finite(x, "x", _checks.DROP_OR_TAKE)
     return cut(values, x.shape[0])
 
 
+def at_blocks(
+    gmm: AbstractComponents, source: AbstractSource, reduce: Reduce
+) -> Iterator[tuple[PyTree, np.ndarray]]:
+    """`evaluate` of the rows of a source, block by block in NumPy, and the weights of the rows."""
+    if source.n_features != gmm.n_features:
+        raise ValueError(
+            f"the rows have {source.n_features} features, but the mixture has {gmm.n_features}."
+        )
+    floating = source.dtype if source.dtype.kind == "f" else jnp.float32
+    dtype = jax.dtypes.canonicalize_dtype(_checks.promote(floating, gmm.dtype))
+    gmm = _checks.in_dtype(gmm, dtype)
+    n_rows = max(1, _NUMBERS // source.n_features)
+    for x, weights, n in ahead(filled(checked(source, n_rows, dtype), n_rows, dtype)):
+        # All of one size, but for the last.
+        values = evaluate(gmm, jax.device_put(x[: size(n)]), reduce)
+        yield jax.tree.map(lambda leaf: np.asarray(leaf)[:n], values), weights[:n]  # noqa: B023
+
+
 def at_points(gmm: AbstractComponents, x: Any, reduce: Reduce) -> PyTree:
-    """`evaluate` at what a caller gives: points `(*batch, d)` of any dtype, or `Data`."""
+    """`evaluate` at what a caller gives: points `(*batch, d)` of any dtype, `Data` or a source."""
+    if isinstance(x, AbstractSource):
+        found = [values for values, _ in at_blocks(gmm, x, reduce)]
+        return jax.tree.map(lambda *parts: jax.device_put(np.concatenate(parts)), *found)
     if isinstance(x, Data):
         check_components(x, gmm.n_labels, gmm.n_features)
         gmm, x = _checks.same_dtype(gmm, x)
@@ -101,11 +130,24 @@ def at_points(gmm: AbstractComponents, x: Any, reduce: Reduce) -> PyTree:
     return jax.tree.map(lambda leaf: leaf.reshape(*batch, *leaf.shape[1:]), values)
 
 
-@partial(Program, jit=partial(jax.jit, static_argnames=("reduce", "ladder")))
-def _program(gmm, x, reduce, ladder):
+@partial(Program, jit=partial(jax.jit, static_argnames=("reduce", "ladder", "sharding")))
+def _program(gmm, x, reduce, ladder, sharding):
     """The values by the one way of the ladder, and whether it was not accurate or x not finite."""
-    values, size = by_way(gmm, x, reduce, ladder, jnp.asarray(ladder.first, jnp.int32))
-    return values, ~(jnp.all(jnp.isfinite(x)) & (size <= 1))
+
+    def own(gmm: AbstractComponents, x: Array) -> tuple[PyTree, Array]:
+        first = jnp.asarray(ladder.first, jnp.int32)
+        values, cancelled = by_way(gmm, x, reduce, ladder, first)
+        return values, ~(jnp.all(jnp.isfinite(x)) & (cancelled <= 1))
+
+    if sharding is None:
+        return own(gmm, x)
+    axes = axes_of(sharding)
+
+    def on_one(gmm: AbstractComponents, x: Array) -> tuple[PyTree, Array]:
+        values, bad = own(gmm, x)
+        return values, jax.lax.psum(bad.astype(jnp.int32), axes) > 0
+
+    return on_each(on_one, sharding, 1, (P(axes), P()))(gmm, x)
 
 
 def traced(

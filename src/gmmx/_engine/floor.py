@@ -40,7 +40,11 @@ class Floor(eqx.Module):
 
         - `reg_covar`: as a part of each feature's variance `()`, or the variances `(d,)`.
         """
-        _, square = mean_and_variance(x, weights)
+        return cls.of_variances(reg_covar, mean_and_variance(x, weights)[1])
+
+    @classmethod
+    def of_variances(cls, reg_covar: Any, square: Float[Array, " d"]) -> Self:
+        """The floor beside these variances of the features."""
         variances = absolute(reg_covar, square)
         smoothing = jnp.any((square > 0) & (variances > _SMOOTHING * square))
         return cls(variances, jnp.sum(variances / (square + variances)), smoothing)

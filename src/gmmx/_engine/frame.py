@@ -32,21 +32,34 @@ class Frame(eqx.Module):
         x = completed(x, weights)
         n, d = x.shape
         centre, variance = mean_and_variance(x, weights)
-        deviation = jnp.sqrt(jnp.where(variance > 0, variance, 1))
         if not turned:
-            return cls(centre, deviation, None)
+            return cls.of_moments(centre, variance, None)
+        deviation = _deviation(variance)
 
-        # By the correlations, with a floor against singular ones: a frame need only be close.
         def square(i: Array | int, present: Array | None) -> Array:
             z = (chunk_of(x, i, rows) - centre) / deviation
             counted = times(None if weights is None else chunk_of(weights, i, rows), present)
             return einsum("nd,ne->de", z if counted is None else z * counted[:, None], z)
 
         total = n if weights is None else jnp.sum(weights)
-        identity = jnp.eye(d, dtype=x.dtype)
         rows = rows_per_chunk(n, 2 * d, x.dtype.itemsize)
-        correlation = fold(square, n, rows, x) / total
-        floor = 1e2 * float(jnp.finfo(x.dtype).eps) * identity
+        return cls.of_moments(centre, variance, fold(square, n, rows, x) / total)
+
+    @classmethod
+    def of_moments(
+        cls,
+        centre: Float[Array, " d"],
+        variance: Float[Array, " d"],
+        correlation: Float[Array, "d d"] | None,
+    ) -> Self:
+        """Of the mean, the variances and the correlations of the data; None is not turned."""
+        deviation = _deviation(variance)
+        if correlation is None:
+            return cls(centre, deviation, None)
+        # With a floor against singular ones: a frame need only be close.
+        d, dtype = len(centre), centre.dtype
+        identity = jnp.eye(d, dtype=dtype)
+        floor = 1e2 * float(jnp.finfo(dtype).eps) * identity
         # One elimination gives both: L⁻¹[I, C] = [L⁻¹, Lᵀ].
         both = jnp.concatenate([identity, correlation + floor], axis=1)
         white = whiten_by(correlation + floor, both)
@@ -87,6 +100,11 @@ class Frame(eqx.Module):
         if self.root is None or self.root.ndim == 1:
             return factors if self.root is None else factors * self.root
         return product(factors, self.root)
+
+
+def _deviation(variance: Float[Array, " d"]) -> Float[Array, " d"]:
+    """√variance; one for a constant feature"""
+    return jnp.sqrt(jnp.where(variance > 0, variance, 1))
 
 
 def times(weights: Array | None, present: Array | None) -> Array | None:

@@ -21,6 +21,7 @@ from .._covariance.factors import (
     own_scatter,
     relative_variances,
 )
+from .._linalg import inverse_lower, product
 from .form import Form
 from .frame import Frame
 
@@ -99,16 +100,41 @@ def maximise(
         means = means + jnp.where(empty[:, None], 0, shift)
     if "covariances" not in frozen:
         # About the means as they are stored: an offset may have rounded them.
-        shift = frame.vectors(means - gmm.means)
-        first, moved = (form.whiten(v) for v in (moments.first, shift))
-        # Σ z(y − m)(y − m)ᵀ = S − (f − n_k m/2)mᵀ − m(f − n_k m/2)ᵀ
-        about = first - moments.weight[:, None] * moved / 2
-        scatter = form.without(moments.scatter, about, moved)
+        scatter = _scatter_about(moments, form, frame.vectors(means - gmm.means))
         if added is not None:
             # κ samples move a mean; a covariance is divided by other numbers of samples.
             weight = weight - added.moments.weight + added.of_covariances
         structure = fit_structure(type(gmm.structure), gmm.factors(), scatter, weight, floor)
     return dataclasses.replace(gmm, means=means, structure=structure)
+
+
+def _scatter_about(moments: Moments, form: Form, shift: Float[Array, "k d"]) -> AnyFactors:
+    """The scatter of y about means that are moved by so much, in the frame."""
+    first, moved = (form.whiten(v) for v in (moments.first, shift))
+    # Σ z(y − m)(y − m)ᵀ = S − (f − n_k m/2)mᵀ − m(f − n_k m/2)ᵀ
+    about = first - moments.weight[:, None] * moved / 2
+    return form.without(moments.scatter, about, moved)
+
+
+def transported(
+    moments: Moments, gmm: Components, form: Form, moved: Components, frame: Frame
+) -> Moments:
+    """The same moments about another model: y' = W'W⁻¹(y − W(μ' − μ)).
+
+    **Arguments:**
+
+    - `gmm`, `form`: the model that took them, and this model in the frame.
+    - `moved`: the other model.
+    """
+    shift = frame.vectors(moved.means - gmm.means)
+    scatter, old, new = _scatter_about(moments, form, shift), gmm.factors(), moved.factors()
+    if form.axis_aligned:
+        scatter = scatter * (new / old) ** 2
+    else:
+        turn = product(new, inverse_lower(old))
+        scatter = product(product(turn, scatter), turn.mT)
+    first = moments.first - moments.weight[:, None] * shift
+    return dataclasses.replace(moments, first=first, scatter=scatter)
 
 
 def fit_structure(

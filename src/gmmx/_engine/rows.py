@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from .._chunks import chunk_of, fold
+from .._chunks import chunk_of, fold, varying
 from .._components import AbstractComponents
 from .._reductions import largest, total
 from .form import Form
@@ -16,6 +16,7 @@ from .frame import Frame, times
 from .ladder import Ladder, fourth_powers, reach, reach_of
 from .moments import Moments
 from .packed import Packed
+from .summary import Summary
 from .way import AbstractWay
 
 # Bytes that a fit may take beside its data, to keep what its steps would compute again.
@@ -95,6 +96,18 @@ class Rows(AbstractRows):
         kept = jax.lax.map(lambda i: frame.apply(chunk_of(x, i, rows)).T, jnp.arange(-(-n // rows)))
         return cls(frame, _reach(x, weights, frame, rows), kept, None, behind, n, rows)
 
+    @classmethod
+    def of_summary(cls, summary: Summary, ladder: Ladder, gmm: AbstractComponents) -> Self:
+        """The frame and the reach of rows that come in blocks, and none of these rows."""
+        turned = ladder.ways[0] is Packed and not type(gmm.structure).axis_aligned
+        frame = summary.frame(turned)
+        return cls(frame, summary.reach(frame), None, None, None, 0, 0)
+
+    def holding(self, x: Float[Array, "n d"], gmm: AbstractComponents, ladder: Ladder) -> Self:
+        """The same frame and reach, with a block of rows."""
+        n, rows = len(x), ladder.rows(ladder.ways[0], len(x), x.dtype)
+        return type(self)(self.frame, self.reach, None, x, gmm.log_background(x), n, rows)
+
     def chunk(self, i: Array | int) -> Float[Array, "d r"]:
         """The i-th chunk of rows."""
         if self.kept is not None:
@@ -135,7 +148,9 @@ class Rows(AbstractRows):
 
                 return fold(part, self.per_chunk, few, z)
 
-            sums, totals = fold(chunk, self.n, self.per_chunk, self.reach)
+            rows = self.x if self.kept is None else self.kept
+            assert rows is not None  # either the one or the other
+            sums, totals = fold(chunk, self.n, self.per_chunk, rows)
             moments = Moments(*prepared.moments(sums), *totals)
             return moments, way.size(*jax.lax.stop_gradient((form, self.reach)))
 
@@ -182,7 +197,8 @@ def responsibilities(
     scale = 1 / sums if weights is None else weights / sums
     log_prob = jnp.squeeze(jnp.log(sums) + top, axis=0)
     if weights is None:
-        totals = jnp.sum(log_prob), jnp.asarray(log_prob.size, log_prob.dtype)
+        count = varying(jnp.asarray(log_prob.size, log_prob.dtype), log_prob)
+        totals = jnp.sum(log_prob), count
     else:
         totals = jnp.sum(weights * log_prob), jnp.sum(weights)
     share = terms * scale

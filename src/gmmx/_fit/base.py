@@ -27,14 +27,20 @@ from .._data import Samples, check_rows, without_weights
 from .._engine.floor import RELATIVE
 from .._engine.kinds import ladder_of
 from .._engine.ladder import Ladder
+from .._engine.summary import AxisName, Summary
 from .._init import initialize
 from .._programs import Program
+from .._sources.base import AbstractSource, check_no_weights
+from .._sources.spread import SpreadSource
+from .._spread import spread_of
 from .checkpoint import Checkpoint, Journal
 from .implicit import constant, refuse
+from .passes import fit_source
 from .progress import Bar
 from .result import FitResult, announce, conclude, mean_of
 from .state import FitState, where
 from .status import Status
+from .trace import with_history
 
 _log = logging.getLogger(__name__)
 
@@ -70,6 +76,11 @@ class AbstractFitter(eqx.Module):
     def __repr__(self) -> str:
         return _summary.as_typed(self)
 
+    @property
+    def by_sums(self) -> bool:
+        """Whether models are evaluated by sums over rows, which may come in blocks; `summarised`"""
+        return False
+
     def ladder(self, x: Samples, gmm: AbstractMixture) -> Ladder:
         """The ways that `evaluate` may take over the rows, see `gmmx._engine.ladder`."""
         return ladder_of(gmm, x, x.shape[0], products=2)
@@ -77,6 +88,15 @@ class AbstractFitter(eqx.Module):
     def beside(self, weights: Any) -> Self:
         """This fitter, for samples of these weights, which a fit scales to a mean of one."""
         return self
+
+    @property
+    def axis_name(self) -> AxisName:
+        """The axis of a mesh along which the rows of the devices are taken together."""
+        return None
+
+    def as_weights(self, weights: Any, n: int, dtype: Any) -> Float[Array, " n"] | None:
+        """The sample weights, scaled to a mean of one."""
+        return _checks.check_weights(weights, n, dtype)
 
     def arrange(
         self, x: Samples, gmm: AbstractMixture, weights: Float[Array, " n"] | None
@@ -123,6 +143,42 @@ class AbstractFitter(eqx.Module):
         What ends the fit is written into the state's `status`. Where the way of the state was not
         accurate, `way` is raised by one, and the step is repeated.
         """
+
+    def summarised(self, summary: Summary, gmm: AbstractMixture, ladder: Ladder) -> PyTree:
+        """What the other methods get as data, for rows that come in blocks.
+
+        Such a fitter evaluates a model by sums over rows, in three parts: what is `asked` of each
+        block, the `sums` over it, and the state that is `answered`. A fitter that does not says so
+        here, and this is the default.
+        """
+        raise ValueError(
+            f"{type(self).__name__} takes all rows at once, and a source gives them in blocks. Fit "
+            "by gmmx.EMFitter, or pass the rows as an array."
+        )
+
+    def asked(self, state: FitState, data: PyTree) -> PyTree:
+        """What `sums` has to know of the model in hand."""
+        raise NotImplementedError
+
+    def sizes(self, data: PyTree, asked: PyTree, ladder: Ladder) -> Float[Array, " ways"]:
+        """For each way of the ladder the size of what cancels in it; accurate up to one."""
+        raise NotImplementedError
+
+    def sums(
+        self,
+        data: PyTree,
+        gmm: AbstractMixture,
+        asked: PyTree,
+        x: Float[Array, "n d"],
+        weights: Float[Array, " n"],
+        ladder: Ladder,
+    ) -> PyTree:
+        """Of a block of rows, by the one way of the ladder; they are added over all blocks."""
+        raise NotImplementedError
+
+    def answered(self, state: FitState, data: PyTree, asked: PyTree, sums: PyTree) -> FitState:
+        """The state after all rows were seen, as after `evaluate`."""
+        raise NotImplementedError
 
     def finish(self, state: FitState) -> FitResult:
         """The result, from the last state; its `history` is filled in later."""
@@ -176,7 +232,8 @@ class AbstractFitter(eqx.Module):
 
         **Arguments:**
 
-        - `x`: the data, `(n, d)`; or `gmmx.Data`, rows with noise, gaps or labels.
+        - `x`: the data, `(n, d)`; or `gmmx.Data`, rows with noise, gaps or labels; or a source of
+            rows that are read in blocks, see `gmmx.rows_from`.
         - `gmm`: where to start, for instance `gmmx.initialize(x, n_components, "diag")`; or the
             number of components, for a start of full covariances by short runs of EM.
         - `weights`: how often each sample counts, `(n,)`; only their ratios matter.
@@ -197,15 +254,32 @@ class AbstractFitter(eqx.Module):
         """
         if not isinstance(gmm, AbstractComponents):
             gmm = self._start(x, gmm, weights, key)
+        if isinstance(x, AbstractSource):
+            check_no_weights(weights)
+            result = fit_source(self, x, gmm, key, progress, callback, checkpoint)
+            announce(result)
+            return result
         x, weights = without_weights(check_rows(x, gmm.n_labels, gmm.n_features), weights)
         dtype = _checks.promote(x.dtype, gmm.dtype)
         x, gmm = _checks.in_dtype((x, gmm), dtype)
         solver = self.beside(weights)
-        weights = _checks.check_weights(weights, x.shape[0], dtype)
+        if self.axis_name is not None and _checks.is_concrete(x, gmm):
+            raise ValueError(
+                f"axis_name={self.axis_name!r} names an axis of a mesh, and there is none here: "
+                "call fit inside jax.shard_map. An array that is spread over devices needs no "
+                "axis_name."
+            )
+        weights = self.as_weights(weights, x.shape[0], dtype)
         if not _checks.is_concrete(x, gmm, weights, key, self):
             if checkpoint is not None:
                 raise ValueError("a fit inside jit, vmap or grad has no checkpoints.")
             return solve(solver, x, gmm, weights, key)
+        if self.by_sums and spread_of(x) is not None:
+            # What lies on several devices stays there.
+            source = SpreadSource(x, weights)
+            result = fit_source(self, source, gmm, key, progress, callback, checkpoint)
+            announce(result)
+            return result
         journal = Journal(checkpoint, solver.without_limit(), x, gmm, weights, key)
         shape, (x, weights) = x.shape, self.arrange(x, gmm, weights)
         run = _Run(solver, x, gmm, weights, key, journal)
@@ -271,7 +345,8 @@ def _begin(fitter, x, gmm, weights, key, ladder) -> tuple[PyTree, FitState]:
     data = fitter.prepare(x, gmm, weights, ladder)
     key = _checks.as_key(key)
     state = fitter.init(data, gmm, weights, key)
-    return data, varying(state, (x, gmm, weights))
+    # With a named axis all devices have the same state.
+    return data, varying(state, (x, gmm, weights) if fitter.axis_name is None else gmm)
 
 
 @eqx.filter_jit
@@ -439,7 +514,7 @@ class _Run:
             self.journal.end(state, self.blocks)
 
     def _ended(self) -> FitResult:
-        """The result, with the likelihoods of its steps, of the start that it is of."""
+        """The result, with the likelihoods of its steps."""
         result = self.result
         if result is None:
             # Interrupted before its start was evaluated.
@@ -447,15 +522,4 @@ class _Run:
             start = FitState.begin(self.gmm, None, value.dtype)
             n_iter = jnp.zeros((), jnp.int32)
             result = conclude(dataclasses.replace(start, n_iter=n_iter, log_likelihood=value))
-        # In NumPy: as a JAX array each length would be a program of its own.
-        made, start = jax.device_get((result.n_iter, result.start))
-        trace = np.concatenate([np.zeros(0, self.x.dtype), *_of_start(self.blocks, int(start))])
-        result = dataclasses.replace(result, history=jax.device_put(trace[:made]))
-        if self.interrupted and bool(result.status == Status.max_steps_reached):
-            result = dataclasses.replace(result, status=Status.interrupted)
-        return result
-
-
-def _of_start(blocks: list[np.ndarray], start: int) -> list[np.ndarray]:
-    """Each block's likelihoods of one start."""
-    return [block.reshape(len(block), -1)[:, start] for block in blocks if len(block)]
+        return with_history(result, self.blocks, self.x.dtype, self.interrupted)

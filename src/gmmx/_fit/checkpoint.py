@@ -8,7 +8,7 @@ import os
 import time
 import types
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from .._abstract_mixture import AbstractMixture
 from .._checks import as_key
-from .._data import Data, Samples
+from .._data import Samples
 from .._files import FileError, from_json, read_tensors, write_tensors
 from .result import FitWarning
 from .state import FitState
@@ -62,17 +62,21 @@ class Journal:
         self,
         checkpoint: Checkpoint | None,
         fitter: eqx.Module,
-        x: Samples,
+        x: Samples | str,
         gmm: AbstractMixture,
         weights: Array | None,
         key: PRNGKeyArray | None,
     ):
+        self.partial: dict[str, np.ndarray] = {}
+        """What the file holds of a pass over rows that was not over"""
+        self.reads_only = False
+        """Whether another process writes the file"""
         self._checkpoint = checkpoint
         if checkpoint is None:
             return
         self._identity = {
             "fitter": _describe(fitter),
-            "x": _digest(x) if isinstance(x, jax.Array) else _digests(x),
+            "x": _identity(x),
             "start": [gmm.covariance_type, *map(_digest, jax.tree.leaves(gmm))],
             "weights": None if weights is None else _digest(weights),
             "key": _digest(as_key(key)),
@@ -99,6 +103,7 @@ class Journal:
         arrays, metadata = read_tensors(path, _FORMAT, _VERSION, oldest=_VERSION)
         _check_same(path, from_json(path, metadata, "identity"), self._identity)
         history = arrays.pop("history", None)
+        self.partial = {name: arrays.pop(name) for name in [*arrays] if name.startswith("pass.")}
         leaves, treedef = jax.tree_util.tree_flatten_with_path(like)
         wanted = {_name(at): leaf for at, leaf in leaves if _is_stored(leaf)}
         if history is None or wanted.keys() != arrays.keys():
@@ -126,26 +131,48 @@ class Journal:
         if self._checkpoint is not None:
             self._write(state, [])
 
-    def keep(self, state: FitState, blocks: Sequence[np.ndarray]) -> None:
-        """Write the state if the last write was long ago."""
+    def keep(
+        self,
+        state: FitState,
+        blocks: Sequence[np.ndarray],
+        partial: Callable[[], Mapping[str, np.ndarray]] = dict,
+    ) -> None:
+        """Write the state if the last write was long ago.
+
+        **Arguments:**
+
+        - `partial`: gives what is known of a pass over rows that is not over.
+        """
         if self._checkpoint is not None and (
             time.monotonic() - self._last >= self._checkpoint.every
         ):
-            self.end(state, blocks)
+            self.end(state, blocks, partial())
 
-    def end(self, state: FitState, blocks: Sequence[np.ndarray]) -> None:
+    def end(
+        self,
+        state: FitState,
+        blocks: Sequence[np.ndarray],
+        partial: Mapping[str, np.ndarray] = types.MappingProxyType({}),
+    ) -> None:
         """Write the state. A full disk does not end a fit: it warns."""
         if self._checkpoint is None:
             return
         try:
-            self._write(state, blocks)
+            self._write(state, blocks, partial)
         except OSError as error:
             warnings.warn(f"the checkpoint was not written: {error}", FitWarning, stacklevel=4)
 
-    def _write(self, state: FitState, blocks: Sequence[np.ndarray]) -> None:
+    def _write(
+        self,
+        state: FitState,
+        blocks: Sequence[np.ndarray],
+        partial: Mapping[str, np.ndarray] = types.MappingProxyType({}),
+    ) -> None:
         assert self._checkpoint is not None
+        if self.reads_only:
+            return
         leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(state, eqx.is_array))
-        arrays = {_name(at): _encode(leaf) for at, leaf in leaves}
+        arrays = {_name(at): _encode(leaf) for at, leaf in leaves} | dict(partial)
         empty = np.zeros((0, *state.log_likelihood.shape), state.log_likelihood.dtype)
         arrays["history"] = np.concatenate([empty, *blocks])
         metadata = {
@@ -209,8 +236,10 @@ def _of_another_version(path: Any, metadata: Mapping[str, str]) -> FileError:
 # The identity of a fit
 
 
-def _digests(x: Data) -> list[str]:
-    """Of all that is known of the rows."""
+def _identity(x: Samples | str) -> Any:
+    """Of all that is known of the rows; of a source what it is told by."""
+    if isinstance(x, str | jax.Array):
+        return x if isinstance(x, str) else _digest(x)
     found = jax.tree_util.tree_leaves_with_path(x)
     return [f"{jax.tree_util.keystr(at)} {_digest(leaf)}" for at, leaf in found]
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from .. import _checks
 from .._abstract_mixture import AbstractMixture
 from .._covariance.factors import largest_factor
 from .._data import Data, Samples
@@ -18,7 +19,8 @@ from .._engine.form import Form
 from .._engine.kinds import rows_of
 from .._engine.ladder import Ladder
 from .._engine.moments import Moments, is_empty, maximise
-from .._engine.rows import AbstractRows
+from .._engine.rows import AbstractRows, Rows
+from .._engine.summary import AxisName, Summary
 from .base import AbstractFitter
 from .frozen import check_frozen
 from .implicit import Inputs, check_policy, fixed_point, refuse
@@ -92,6 +94,8 @@ class EMFitter(AbstractFitter):
         page on gradients through a fit: `"raise"` an error, or `"nan"` or `"zero"`, which in a
         batch leave the other fits as they are.
     - `prior`: of the parameters; the fit then has the greatest posterior density (MAP).
+    - `axis_name`: of a mesh, inside your own `jax.shard_map`: each device has some of the rows,
+        moments are summed over this axis, and every device has the fit to all rows.
 
     Another `tol`, `max_iter` or `reg_covar` compiles nothing new.
     """
@@ -103,6 +107,11 @@ class EMFitter(AbstractFitter):
     accelerate: bool = eqx.field(default=False, static=True)
     prior: ConjugatePrior | None = None
     on_unconverged: str = eqx.field(default="raise", static=True, converter=check_policy)
+    axis_name: AxisName = eqx.field(default=None, static=True)  # pyright: ignore[reportIncompatibleMethodOverride]
+
+    @property
+    def by_sums(self) -> bool:
+        return True
 
     def without_limit(self) -> Self:
         # Nor does the policy of derivatives change a step.
@@ -112,6 +121,13 @@ class EMFitter(AbstractFitter):
         if self.prior is None:
             return self
         return dataclasses.replace(self, prior=self.prior.beside(weights))
+
+    def as_weights(self, weights: Any, n: int, dtype: Any) -> Float[Array, " n"] | None:
+        if weights is None or self.axis_name is None:
+            return super().as_weights(weights, n, dtype)
+        # A mean of one over all devices, and not on each of them.
+        weights = _checks.as_weights(weights, (n,), dtype)
+        return weights / jax.lax.pmean(jnp.mean(weights), self.axis_name)
 
     def arrange(
         self, x: Samples, gmm: AbstractMixture, weights: Float[Array, " n"] | None
@@ -129,6 +145,14 @@ class EMFitter(AbstractFitter):
         weights: Float[Array, " n"] | None,
         ladder: Ladder,
     ) -> _Data:
+        if self.axis_name is not None:
+            if isinstance(x, Data):
+                raise ValueError("axis_name is for complete rows; x is a gmmx.Data.")
+            diagonal = type(gmm.structure).axis_aligned
+            summary = Summary.over(x, weights, self.axis_name, turned=not diagonal)
+            data = self.summarised(summary, gmm, ladder)
+            assert isinstance(data.rows, Rows)  # as are all that are summarised
+            return dataclasses.replace(data, rows=data.rows.holding(x, gmm, ladder))
         rows = rows_of(x, gmm, weights, ladder)
         units = Standardisation.of(gmm, x, weights) if self.accelerate else None
         prior = None if self.prior is None else self.prior.of(x, gmm, weights)
@@ -175,10 +199,44 @@ class EMFitter(AbstractFitter):
         self, state: FitState, data: _Data, weights: Float[Array, " n"] | None, ladder: Ladder
     ) -> FitState:
         """The E-step."""
-        memory, gmm = state.inner, state.gmm
-        tol, rows = jnp.asarray(self.tol, gmm.dtype), data.rows
-        form, floor_share = Form.of(gmm, rows.frame), memory.floor.shares(gmm)
-        moments, size = rows.expect(form, weights, ladder, state.way)
+        form = self.asked(state, data)
+        moments, size = data.rows.expect(form, weights, ladder, state.way)
+        if self.axis_name is not None:
+            moments = jax.lax.psum(moments, self.axis_name)
+        after = self.answered(state, data, form, moments)
+        return dataclasses.replace(after, way=jnp.where(size <= 1, state.way, state.way + 1))
+
+    # The same in three parts, for rows that come in blocks: of each block `sums`.
+
+    def summarised(self, summary: Summary, gmm: AbstractMixture, ladder: Ladder) -> _Data:
+        rows = Rows.of_summary(summary, ladder, gmm)
+        units = Standardisation.of_frame(gmm, summary.frame(False)) if self.accelerate else None
+        prior = None if self.prior is None else self.prior.of_summary(summary, gmm)
+        return _Data(rows, Floor.of_variances(self.reg_covar, summary.variance), units, prior)
+
+    def asked(self, state: FitState, data: _Data) -> Form:
+        return Form.of(state.gmm, data.rows.frame)
+
+    def sizes(self, data: _Data, asked: Form, ladder: Ladder) -> Float[Array, " ways"]:
+        return jnp.stack([way.size(asked, data.rows.reach) for way in ladder.ways])
+
+    def sums(
+        self,
+        data: _Data,
+        gmm: AbstractMixture,
+        asked: Form,
+        x: Float[Array, "n d"],
+        weights: Float[Array, " n"],
+        ladder: Ladder,
+    ) -> Moments:
+        assert isinstance(data.rows, Rows)  # complete rows, of which the summary is
+        rows = data.rows.holding(x, gmm, ladder)
+        return rows.expect(asked, weights, ladder, jnp.asarray(ladder.first, jnp.int32))[0]
+
+    def answered(self, state: FitState, data: _Data, asked: Form, sums: Moments) -> FitState:
+        """What the likelihood of the model in hand says of it."""
+        memory, gmm, form, moments = state.inner, state.gmm, asked, sums
+        tol, floor_share = jnp.asarray(self.tol, gmm.dtype), memory.floor.shares(gmm)
         log_likelihood = moments.log_likelihood / moments.count
         first = state.n_iter == 0
         change = jnp.where(first, jnp.inf, log_likelihood - state.log_likelihood)
@@ -227,7 +285,6 @@ class EMFitter(AbstractFitter):
             log_likelihood=jnp.where(lost, state.log_likelihood, log_likelihood),
             log_likelihood_diff=change,
             status=status,
-            way=jnp.where(size <= 1, state.way, state.way + 1),
             inner=memory,
         )
         if squarem is None:
@@ -268,6 +325,8 @@ class EMFitter(AbstractFitter):
             # What the frozen parameters were made from is not known here.
             name = "Restarts of an EMFitter with frozen parameters"
             return refuse(name, result, (self, x, weights))
+        if self.axis_name is not None:
+            return refuse("an EMFitter with an axis_name", result, (self, weights))
         if self.prior is not None:
             return refuse("an EMFitter with a prior", result, (self, x, weights))
         if result.gmm.structure.n_latent is not None:

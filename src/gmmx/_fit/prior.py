@@ -12,6 +12,7 @@ from .._abstract_mixture import AbstractMixture
 from .._data import Samples, completed
 from .._engine.conjugate import Conjugate
 from .._engine.frame import Frame
+from .._engine.summary import Summary
 from .._linalg import einsum
 from .options import optional, sweepable
 
@@ -66,17 +67,39 @@ class ConjugatePrior(eqx.Module):
 
     def of(self, x: Samples, gmm: AbstractMixture, weights: Float[Array, " n"] | None) -> Conjugate:
         """The prior of mixtures like this one, of these rows."""
+        x = completed(x, weights)
+        frame = Frame.of_data(x, weights, turned=False)
+        spread = None
+        if self.scale is None:
+            spread = _spread(x, weights, frame, type(gmm.structure).axis_aligned)
+        return self.about(frame.centre, spread, gmm)
+
+    def of_summary(self, summary: Summary, gmm: AbstractMixture) -> Conjugate:
+        """The prior of mixtures like this one, of rows that were summarised."""
+        # As of n − 1 degrees of freedom.
+        spread = summary.covariance * (summary.counted / (summary.counted - 1))
+        return self.about(summary.mean, spread, gmm)
+
+    def about(
+        self, centre: Float[Array, " d"], spread: Array | None, gmm: AbstractMixture
+    ) -> Conjugate:
+        """The prior of mixtures like this one.
+
+        **Arguments:**
+
+        - `centre`: the mean of the data.
+        - `spread`: their covariance or variances, where no scale was given.
+        """
         structure, (k, d), dtype = type(gmm.structure), gmm.means.shape, gmm.dtype
         if structure.n_latent is not None:
             raise ValueError(
                 f"a ConjugatePrior has no form for {structure.covariance_type!r} covariances. "
                 "Leave it out; reg_covar holds components open."
             )
-        x = completed(x, weights)
-        frame = Frame.of_data(x, weights, turned=False)
-        mean = frame.centre if self.mean is None else _shaped(self.mean, "mean", ((d,),), dtype)
+        mean = centre if self.mean is None else _shaped(self.mean, "mean", ((d,),), dtype)
         if self.scale is None:
-            scale = _spread(x, weights, frame, structure) / k ** (2 / d)
+            assert spread is not None
+            scale = _scale(spread, structure) / k ** (2 / d)
         else:
             shapes = ((d,),) if structure.axis_aligned else ((d,), (d, d))
             scale = _shaped(self.scale, "scale", shapes, dtype)
@@ -90,17 +113,24 @@ class ConjugatePrior(eqx.Module):
         )
 
 
-def _spread(x, weights, frame, structure) -> Float[Array, "d d"] | Float[Array, " d"]:
-    """The covariance of the data; or what an axis-aligned structure has in its place."""
+def _spread(x, weights, frame, diagonal) -> Float[Array, "d d"] | Float[Array, " d"]:
+    """The covariance of the data, or its diagonal."""
     counts = jnp.ones_like(x[:, 0]) if weights is None else weights
     # As of n − 1 degrees of freedom; filled-up rows have no weight.
     total = jnp.sum(counts) - jnp.sum(counts) / jnp.sum((counts > 0).astype(x.dtype))
     z = frame.apply(x)
-    if structure.axis_aligned:
-        variance = jnp.mean((counts @ z**2) / total * frame.root**2)
-        share = variance / x.shape[1] if structure.isotropic else variance
-        return jnp.broadcast_to(share, frame.centre.shape)
+    if diagonal:
+        return (counts @ z**2) / total * frame.root**2
     return einsum("nd,n,ne->de", z, counts, z) / total * frame.root[:, None] * frame.root
+
+
+def _scale(spread, structure) -> Float[Array, "d d"] | Float[Array, " d"]:
+    """What the prior of a structure has in place of the covariance of the data."""
+    if not structure.axis_aligned:
+        return spread
+    variance = jnp.mean(spread)
+    share = variance / len(spread) if structure.isotropic else variance
+    return jnp.broadcast_to(share, spread.shape)
 
 
 def _shaped(value: Any, name: str, shapes: tuple[tuple[int, ...], ...], dtype: Any) -> Array:

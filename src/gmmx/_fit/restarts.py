@@ -12,6 +12,7 @@ from .._abstract_mixture import AbstractMixture
 from .._background import BackgroundMixture
 from .._data import Samples
 from .._engine.ladder import Ladder
+from .._engine.summary import AxisName, Summary
 from .._init import initialize
 from .base import AbstractFitter
 from .options import positive
@@ -21,7 +22,8 @@ from .status import Status
 
 
 class _Data(eqx.Module):
-    x: Samples
+    x: Samples | Summary
+    """From which the other starts come"""
     inner: PyTree
     """The data of the inner fitter"""
 
@@ -56,6 +58,19 @@ class Restarts(AbstractFitter):
     def reg_covar(self) -> Any:
         return self.fitter.reg_covar
 
+    @property
+    def axis_name(self) -> AxisName:
+        if self.fitter.axis_name is not None:
+            raise ValueError(
+                "Restarts draws its starts from the rows of one device: with an axis_name fit each "
+                "start by itself."
+            )
+        return None
+
+    @property
+    def by_sums(self) -> bool:
+        return self.fitter.by_sums
+
     def without_limit(self) -> Self:
         return dataclasses.replace(self, fitter=self.fitter.without_limit())
 
@@ -88,12 +103,15 @@ class Restarts(AbstractFitter):
     ) -> FitState:
         fit_keys = jax.random.split(key, self.n_init)
 
+        rows, counts = data.x, weights
+        if isinstance(rows, Summary):
+            rows, counts = rows.x, rows.weights
         background = gmm.background if isinstance(gmm, BackgroundMixture) else None
 
         def start(key: PRNGKeyArray) -> AbstractMixture:
             return initialize(
-                data.x, gmm.n_components, gmm.covariance_type, method=self.method, key=key,
-                weights=weights, reg_covar=self.reg_covar, background=background,
+                rows, gmm.n_components, gmm.covariance_type, method=self.method, key=key,
+                weights=counts, reg_covar=self.reg_covar, background=background,
                 rank=gmm.structure.n_latent,
             )  # fmt: skip
 
@@ -142,6 +160,38 @@ class Restarts(AbstractFitter):
             return where(member.status == Status.running, seen, member)
 
         return self._gather(jax.vmap(advance)(state.inner))
+
+    def summarised(self, summary: Summary, gmm: AbstractMixture, ladder: Ladder) -> _Data:
+        return _Data(summary, self.fitter.summarised(summary, gmm, ladder))
+
+    def asked(self, state: FitState, data: _Data) -> PyTree:
+        return jax.vmap(lambda member: self.fitter.asked(member, data.inner))(state.inner)
+
+    def sizes(self, data: _Data, asked: PyTree, ladder: Ladder) -> Float[Array, " ways"]:
+        each = jax.vmap(lambda form: self.fitter.sizes(data.inner, form, ladder))(asked)
+        return jnp.max(each, axis=0)
+
+    def sums(
+        self,
+        data: _Data,
+        gmm: AbstractMixture,
+        asked: PyTree,
+        x: Float[Array, "n d"],
+        weights: Float[Array, " n"],
+        ladder: Ladder,
+    ) -> PyTree:
+        return jax.vmap(
+            lambda form: self.fitter.sums(data.inner, gmm, form, x, weights, ladder)
+        )(asked)  # fmt: skip
+
+    def answered(self, state: FitState, data: _Data, asked: PyTree, sums: PyTree) -> FitState:
+        def advance(member: FitState, asked: PyTree, sums: PyTree) -> FitState:
+            member = dataclasses.replace(member, way=state.way)
+            begun = dataclasses.replace(member, n_iter=state.n_iter)
+            seen = self.fitter.answered(begun, data.inner, asked, sums)
+            return where(member.status == Status.running, seen, member)
+
+        return self._gather(jax.vmap(advance)(state.inner, asked, sums))
 
     def finish(self, state: FitState) -> FitResult:
         results = jax.vmap(self.fitter.finish)(state.inner)

@@ -21,7 +21,11 @@ class Standardisation(eqx.Module):
     @classmethod
     def of(cls, gmm: AbstractComponents, x: Samples, weights: Float[Array, " n"] | None) -> Self:
         """The units of these rows; a constant feature keeps its own."""
-        frame = Frame.of_data(x, weights, turned=False)
+        return cls.of_frame(gmm, Frame.of_data(x, weights, turned=False))
+
+    @classmethod
+    def of_frame(cls, gmm: AbstractComponents, frame: Frame) -> Self:
+        """The units of a frame that is not turned."""
         scale = frame.root
         assert scale is not None  # what is not turned is scaled
         if not type(gmm.structure).closed_under_scaling:

@@ -31,6 +31,10 @@ class Status(eqx.Enumeration, metaclass=_Counted):
         "max_iter was reached before the likelihood changed by less than tol. Raise max_iter, or "
         "tol if the result is good enough."
     )
+    passes_ended = (
+        "all rows were read as often as was asked for, and the likelihood of those held out still "
+        "rose. Raise max_passes, or continue from the result."
+    )
     interrupted = "the fit was interrupted; the result is the best model up to then."
     stalled = (
         "the likelihood has not risen for as many steps as patience, but its gradient is not "

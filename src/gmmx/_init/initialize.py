@@ -6,10 +6,11 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .. import _checks, _rows
-from .._background import BackgroundMixture, as_background
+from .._background import BackgroundMixture, UniformBackground, as_background
 from .._covariance import structure_named
 from .._data import Data, Samples, check_rows, completed, without_weights
 from .._engine.floor import RELATIVE
@@ -18,9 +19,16 @@ from .._engine.memberships import fit_memberships
 from .._linalg import einsum
 from .._mixture import GaussianMixture
 from .._programs import Program
+from .._sources.base import AbstractSource, check_no_weights
+from .._sources.spread import SpreadSource
+from .._sources.survey import SAMPLE, survey
+from .._spread import spread_of
 from . import kmeans
 from .clutter import without_clutter
 from .short_runs import by_short_runs
+
+# Rows of a source that are drawn for each component, where that is more than are drawn anyway.
+_ROWS_EACH = 100
 
 
 def _by_kmeans(
@@ -86,7 +94,9 @@ def initialize(
     **Arguments:**
 
     - `x`: the data, `(n, d)`; or `gmmx.Data`, of which rough complete rows are made. Components
-        of which some rows are known by their labels start from those, by k-means.
+        of which some rows are known by their labels start from those, by k-means. Of a source
+        (`gmmx.rows_from`) the start is that of 32,768 rows, or 100 for each component, which one
+        pass draws in proportion to their weights; of a smaller one that of all rows.
     - `rank`: the number of latent factors of a component, for `"low_rank"` and its relatives.
     - `method`: `"kmeans"`, Lloyd's iteration from k-means++ seeds; `"em"`, the likeliest of a few
         such starts after short runs of EM, which also finds clusters that are elongated along no
@@ -109,6 +119,12 @@ def initialize(
     if method not in METHODS:
         known = ", ".join(repr(name) for name in METHODS)
         raise ValueError(f"method={method!r} is unknown; expected one of {known}.")
+    if spread_of(x) is not None:
+        # A sample is what leaves the devices.
+        x, weights = SpreadSource(x, weights), None
+    if isinstance(x, AbstractSource):
+        check_no_weights(weights)
+        x, weights, background = sample_of(x, n_components, background, key)
     background = as_background(background, x)
     x, weights = without_weights(check_rows(x, n_components + (background is not None)), weights)
     structure = structure_named(covariance_type, rank, x.shape[1])
@@ -123,6 +139,16 @@ def initialize(
         x, weights = _rows.fill(x, weights)
         start = _start.at(x.size * n_components)
     return start(structure, METHODS[method], n_components, x, weights, key, floor, background)
+
+
+def sample_of(source: AbstractSource, k: int, background: Any, key: Any) -> tuple[Any, Any, Any]:
+    """Some of the rows, their weights, and the background on the box of all rows."""
+    seed = np.asarray(jax.random.key_data(_checks.as_key(key))).ravel()
+    dtype = jax.dtypes.canonicalize_dtype(_checks.promote(source.dtype, jnp.float32))
+    found, (x, weights) = survey(source, dtype, False, seed, max(SAMPLE, _ROWS_EACH * k))
+    if background is True:
+        background = UniformBackground(*(np.asarray(v, dtype) for v in (found.low, found.high)))
+    return x, None if (weights == weights[0]).all() else weights, background
 
 
 @Program

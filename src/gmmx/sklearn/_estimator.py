@@ -4,7 +4,7 @@ import dataclasses
 import math
 import warnings
 from numbers import Integral
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import jax
 import numpy as np
@@ -21,6 +21,7 @@ from .._data import Data, check_rows
 from .._fit.base import AbstractFitter
 from .._fit.state import FitState
 from .._fit.status import Status
+from .._fit.stepwise import StepwiseEM, StepwiseState
 from .._mixture import GaussianMixture as Mixture
 from ._convert import (
     COVARIANCE_TYPES,
@@ -100,6 +101,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     lower_bound_: float
     lower_bounds_: list[float]
     n_features_in_: int
+    _stepwise: StepwiseState
 
     def __init__(
         self,
@@ -173,9 +175,53 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         """Fit the mixture, and return the most probable component of each sample."""
         return self._labels(self._fit(X, sample_weight, noise))
 
+    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Take one more batch of samples into account, by stepwise EM (`gmmx.StepwiseEM`).
+
+        The first batch gives the start, by `init_params`, so it has to be a fair sample. After
+        `fit`, a first call begins anew. `lower_bound_` is the mean log-likelihood of the last batch
+        under the mixture before it, `n_iter_` the number of batches, and `converged_` False.
+
+        **Arguments:** those of `fit`; samples have to be complete.
+        """
+        self._validate_params()
+        first = not hasattr(self, "_stepwise")
+        x = checked(self, X, reset=first, ensure_min_samples=self.n_components if first else 1)
+        if np.isnan(x).any():
+            raise ValueError("partial_fit takes complete samples; X contains NaN. Drop those rows.")
+        trainer = StepwiseEM(reg_covar=np.full(x.shape[1], self.reg_covar))
+        with double_precision():
+            state = self._first_step(trainer, x, sample_weight) if first else self._stepwise
+            weights = None if sample_weight is None else np.asarray(sample_weight, x.dtype)
+            self._stepwise = trainer.step(state, x, weights=weights)
+            parameters = fitted_parameters(cast(Mixture, trainer.model(self._stepwise)))
+        for name, value in parameters.items():
+            setattr(self, name, value)
+        self.converged_, self.n_iter_ = False, int(self._stepwise.n_steps)
+        self.lower_bound_ = float(self._stepwise.log_likelihood)
+        self.lower_bounds_ = [*(self.lower_bounds_ if not first else []), self.lower_bound_]
+        return self
+
+    def _first_step(
+        self, trainer: StepwiseEM, x: Float[np.ndarray, "n d"], sample_weight: Any
+    ) -> StepwiseState:
+        weights = _checks.check_weights(sample_weight, x.shape[0], x.dtype, name="sample_weight")
+        weights = None if weights is None else np.asarray(weights)
+        structure = structure_named(self.covariance_type)
+        given = Given.checked(
+            structure, (self.n_components, x.shape[1]), x.dtype,
+            self.weights_init, self.means_init, self.precisions_init,
+        )  # fmt: skip
+        gmm = start(
+            x, weights, structure, self.n_components, self.init_params,
+            check_random_state(self.random_state), self.reg_covar, given,
+        )  # fmt: skip
+        return trainer.init(x, gmm, weights=weights)
+
     def _fit(self, X: Any, sample_weight: Any, noise: Any) -> Rows:
         """Fit, set the attributes, and return the samples as they were fitted."""
         self._validate_params()
+        vars(self).pop("_stepwise", None)
         x = checked(self, X, ensure_min_samples=2)
         if x.shape[0] < self.n_components:
             raise ValueError(
