@@ -525,7 +525,7 @@ def test_clone_and_pickle(x, pair):
     fitter = gmmx.GradientFitter(max_iter=5)
     copied = clone(GaussianMixture(K, fitter=fitter))
     assert copied.get_params()["fitter"].max_iter == 5
-    assert set(ours.get_params()) == {*SklearnMixture().get_params(), "fitter", "allow_nan"}
+    assert set(ours.get_params()) == {*SklearnMixture().get_params(), "fitter", "allow_nan", "rank"}
 
 
 @pytest.mark.usefixtures("optax_promotion")

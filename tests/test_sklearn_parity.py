@@ -74,7 +74,7 @@ def test_both_ways_are_taken(case):
     x, _, ours = case
     ladder = Ladder.of(ours, len(x), products=1)
     assert ladder.ways[0] is (Packed if len(x) == LARGE[0] else Whitened)
-    _, inaccurate = density._program(ours, x, density.log_prob_of, ladder.only(0))
+    _, inaccurate = density._program(ours, x, density.log_prob_of, ladder.only(0), None)
     assert not inaccurate
 
 

@@ -19,11 +19,11 @@ LAYERS = [
     ("weights, means, structure", "_components", "#cfe3f5"),
     ("log-densities and moments\nof many rows", "_engine", "#fbdcc4"),
     ("operations on mixtures", "_algebra _scores _pathwise _divergences _criteria _sampling "
-     "_anomaly _summary",
+     "_anomaly _raw _summary",
      "#fbdcc4"),
     ("the classes that users see", "_abstract_mixture _mixture", "#cfe3f5"),
     ("before a background;\none for each sample", "_background _batch", "#cfe3f5"),
-    ("posteriors, starts, trainers", "_posterior _init _fit", "#d5ebd3"),
+    ("posteriors, starts, trainers,\nlayers of networks", "_posterior _init _fit nn", "#d5ebd3"),
     ("selection, errors, files,\npictures, other libraries", "_select _selection _inference "
      "_clusters _io plot sklearn numpyro flowjax", "#d5ebd3"),
     ("the command line", "gmmx_cli", "#d5ebd3"),

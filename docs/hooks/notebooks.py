@@ -7,8 +7,8 @@ from mkdocs.structure.files import File
 
 # In this order; others follow by name.
 ORDER = [
-    "gradient_and_em", "measured_catalogue", "image_patches", "vae_prior", "score_sampling",
-    "through_the_fit",
+    "gradient_and_em", "published_analysis", "measured_catalogue", "image_patches", "vae_prior",
+    "score_sampling", "through_the_fit",
 ]  # fmt: skip
 
 

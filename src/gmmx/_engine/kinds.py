@@ -7,7 +7,7 @@ from .._data import Data, Samples
 from .alike import AlikeRows
 from .eliminated import MOST, Eliminated
 from .ladder import Ladder
-from .observed import ObservedRows, Sequential, arrays_of
+from .observed import ObservedRows, Sequential, check_dense
 from .rows import AbstractRows, Rows
 
 
@@ -30,6 +30,6 @@ def rows_of(
 ) -> AbstractRows:
     """The rows of a fit of mixtures like this one."""
     if isinstance(x, Data):
-        arrays_of(gmm)
+        check_dense(gmm)
         return (ObservedRows if x.patterns is None else AlikeRows).of(x, weights, gmm)
     return Rows.of(x, weights, ladder, gmm, keep)

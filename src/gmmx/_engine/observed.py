@@ -330,24 +330,21 @@ def _scatter(form: Form, found: Absorbed, share: Float[Array, "k n"]) -> Factors
     return within + (jnp.sum(between, axis=0, keepdims=True) if form.shared else between)
 
 
-def arrays_of(gmm: AbstractComponents) -> Factors:
-    """The factors of a mixture that rows of `Data` may be of.
-
-    **Raises:** `ValueError` where they are of low rank.
-    """
-    factors = gmm.factors()
-    if isinstance(factors, LowRankFactors):
+def check_dense(gmm: AbstractComponents) -> None:
+    """Raise `ValueError` where the covariances are of low rank, which rows of `Data` cannot be."""
+    if gmm.structure.n_latent is not None:
         raise ValueError(
             f"rows of gmmx.Data cannot be of {gmm.structure.covariance_type!r} covariances: "
             "expected an array of complete rows without noise. Fill gaps in first, or take "
             "covariance_type='full' or 'diag'."
         )
-    return factors
 
 
 def _framed(gmm: AbstractComponents) -> tuple[FramedMixture, Frame]:
     """A mixture in a frame of its own: its mean, and the size of its widest component."""
-    factors = arrays_of(gmm)
+    check_dense(gmm)
+    factors = gmm.factors()
+    assert not isinstance(factors, LowRankFactors)
     roots = 1 / factors if factors.ndim == 2 else inverse_lower(factors)
     sizes = roots if roots.ndim == 2 else jnp.max(jnp.abs(roots), axis=2)
     log_weights = gmm.log_weights

@@ -33,7 +33,7 @@ class Status(eqx.Enumeration, metaclass=_Counted):
     )
     passes_ended = (
         "all rows were read as often as was asked for, and the likelihood of those held out still "
-        "rose. Raise max_passes, or continue from the result."
+        "rose. Allow more passes, or continue from the result."
     )
     interrupted = "the fit was interrupted; the result is the best model up to then."
     stalled = (
