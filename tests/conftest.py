@@ -141,8 +141,8 @@ def pytest_collection_modifyitems(config, items):
 # Files whose subject is how the engine rounds, or which compare two programs to the last digit.
 # Compiling is most of the time of all others.
 COMPILED_WELL = {
-    "test_bad_input", "test_checkpoint", "test_em", "test_fit", "test_float32", "test_gradient", "test_hang",
-    "test_sharding", "test_squarem",
+    "test_bad_input", "test_checkpoint", "test_em", "test_fit", "test_float32", "test_gradient",
+    "test_hang", "test_sharding", "test_squarem",
 }  # fmt: skip
 
 

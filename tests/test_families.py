@@ -105,7 +105,7 @@ def test_the_m_step_is_the_best_of_its_family(family, d):
     scatter = times(n / 8, roots @ roots.transpose(0, 2, 1))
     structure = structure_named(family)
 
-    @conftest.quickly
+    @jax.jit
     def step(factors):
         """An M-step by the scatter in the frame of the last one."""
         seen = factors[:, :, None] * jnp.eye(d) if structure.axis_aligned else factors
@@ -156,7 +156,7 @@ def test_derivatives_in_every_leaf(family):
     x, means = rng.normal(size=(60, d)), jnp.asarray(rng.normal(size=(K, d)))
     flat, unravel = jax.flatten_util.ravel_pytree(like)
 
-    @conftest.quickly
+    @jax.jit
     def both(flat):
         def of(flat):
             return gmmx.GaussianMixture(jnp.zeros(K), means, unravel(flat)).log_prob(x)

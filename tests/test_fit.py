@@ -108,7 +108,7 @@ def test_a_callback_sees_the_whole_fit(x, gmm):
 def test_progress_shows_the_likelihood(x, gmm, capsys):
     result = EMFitter().fit(x, gmm, progress=True)
     shown = capsys.readouterr().err
-    assert f"{float(result.log_likelihood):.4f}" in shown and "log-likelihood" in shown
+    assert f"{float(result.log_likelihood):.6f}" in shown and "log-likelihood" in shown
     EMFitter().fit(x, gmm)
     assert capsys.readouterr().err == ""
 

@@ -1,7 +1,7 @@
 """The fourteen families against the package mclust 6.0.0 of R, cell by cell.
 
-`data/mclust_bic.csv` holds `mclustBIC(x, G=1:9)` of three data sets that travel with it. Where mclust
-gives no value, its fit broke down.
+`data/mclust_bic.csv` holds `mclustBIC(x, G=1:9)` of three data sets that travel with it. Where
+mclust gives no value, its fit broke down.
 """
 
 import csv

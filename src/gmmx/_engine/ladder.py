@@ -33,7 +33,7 @@ _SMALLEST = 2**20
 # is worth it, and from how many numbers of x for each feature on the coefficients are. From timings
 # at d = 2 to 64.
 _WORTH = {1: 1.1, 2: 1.6}
-_ENOUGH = {1: 48, 2: 36}
+_ENOUGH = {1: 12, 2: 36}
 
 
 @dataclasses.dataclass(frozen=True)
