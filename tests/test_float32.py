@@ -98,7 +98,7 @@ def fitted(x, gmm, **settings):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", gmmx.FitWarning)
         try:
-            return EMFitter(tol=1e-5, max_iter=300, **settings).fit(x, gmm)
+            return EMFitter(tol=1e-4, max_iter=300, **settings).fit(x, gmm)
         except gmmx.FitError as error:
             return error.result
 
