@@ -268,8 +268,8 @@ class EMFitter(AbstractFitter):
         settled = (gained < tol) & (self.left(gained, slowness) < tol)
         settled |= (tol > 0) & (gained <= rounding)
         if squarem is not None:
-            # How little a leap gains says nothing.
-            settled &= ~squarem.leaping
+            # How little a leap gains says nothing by itself; how much says that more is to come.
+            settled &= ~squarem.leaping & (memory.gain < tol)
         memory = dataclasses.replace(
             memory,
             form=form,
