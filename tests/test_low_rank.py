@@ -174,8 +174,7 @@ def test_em_never_lowers_the_likelihood(name, x, start):
 
 def test_squared_extrapolation_saves_steps(x, start):
     fit, fast = (
-        gmmx.EMFitter(tol=1e-4, accelerate=fast).fit(x, start("low_rank"))
-        for fast in (False, True)
+        gmmx.EMFitter(tol=1e-4, accelerate=fast).fit(x, start("low_rank")) for fast in (False, True)
     )
     assert fast.log_likelihood > fit.log_likelihood - 1e-3
     assert fast.n_iter <= fit.n_iter

@@ -124,7 +124,7 @@ def test_what_is_imported_is_in_an_extra(folder, extras):
 def test_the_reference_gives_the_defaults():
     text = (ROOT / "docs" / "api" / "fitting.md").read_text("utf-8")
     fitter = gmmx.EMFitter()
-    defaults = [fitter, gmmx.GradientFitter(), gmmx.Restarts(fitter)]
+    defaults = [fitter, gmmx.StepwiseEM(), gmmx.GradientFitter(), gmmx.Restarts(fitter)]
     calls = ast.parse(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]).body
     for call, default in zip(calls, defaults, strict=True):
         given = eval(ast.unparse(call), {"gmmx": gmmx, "optax": optax, "fitter": fitter})

@@ -82,6 +82,7 @@ class EMFitter(AbstractFitter):
 
     - `tol`: the fit has converged when both the last gain of the mean log-likelihood and the
         estimate of all further gains are less; unless zero, also when the gain is rounding.
+    - `look_ahead`: False leaves the estimate out: a fit ends by its last gain, as scikit-learn's.
     - `max_iter`: maximum number of steps.
     - `reg_covar`: ε, a part of each feature's variance s² in the data, added to the variances of
         the components; or `(d,)`, the variances to add, in the squared units of the data. A
@@ -106,6 +107,7 @@ class EMFitter(AbstractFitter):
     frozen: frozenset[str] = eqx.field(default=(), static=True, converter=check_frozen)
     accelerate: bool = eqx.field(default=False, static=True)
     prior: ConjugatePrior | None = None
+    look_ahead: bool = eqx.field(default=True, static=True)
     on_unconverged: str = eqx.field(default="raise", static=True, converter=check_policy)
     axis_name: AxisName = eqx.field(default=None, static=True)  # pyright: ignore[reportIncompatibleMethodOverride]
 
@@ -264,9 +266,11 @@ class EMFitter(AbstractFitter):
         status = Status.where(non_finite, Status.non_finite, status)
         status = Status.where(singular, Status.singular_covariance, status)
         gained = jnp.abs(gain)
-        slowness = gained / memory.gain if squarem is None else squarem.slowness
-        settled = (gained < tol) & (self.left(gained, slowness) < tol)
-        settled |= (tol > 0) & (gained <= rounding)
+        settled = gained < tol
+        if self.look_ahead:
+            slowness = gained / memory.gain if squarem is None else squarem.slowness
+            settled &= _left(gained, slowness) < tol
+            settled |= (tol > 0) & (gained <= rounding)
         if squarem is not None:
             # How little a leap gains says nothing by itself; how much says that more is to come.
             settled &= ~squarem.leaping & (memory.gain < tol)
@@ -292,17 +296,6 @@ class EMFitter(AbstractFitter):
         refused = squarem.leaping & ~(gain >= 0) & ~first
         inner = dataclasses.replace(state.inner, squarem=squarem.refused())
         return where(refused, dataclasses.replace(state, gmm=memory.previous, inner=inner), after)
-
-    def left(self, gain: Float[Array, ""], slowness: Float[Array, ""]) -> Float[Array, ""]:
-        """What EM would still gain after a step of this gain.
-
-        **Arguments:**
-
-        - `slowness`: the ratio a by which each gain is smaller than the one before.
-        """
-        falling = jnp.where(slowness < 1, gain * slowness / (1 - slowness), jnp.inf)
-        # Two gains of zero have no ratio.
-        return jnp.where(gain > 0, falling, 0)
 
     def finish(self, state: FitState) -> FitResult:
         memory = state.inner
@@ -338,3 +331,15 @@ class EMFitter(AbstractFitter):
             self.frozen, self.on_unconverged, result.gmm, result.log_likelihood, inputs
         )
         return dataclasses.replace(result, gmm=found[0], log_likelihood=found[1])
+
+
+def _left(gain: Float[Array, ""], slowness: Float[Array, ""]) -> Float[Array, ""]:
+    """What EM would still gain after a step of this gain.
+
+    **Arguments:**
+
+    - `slowness`: the ratio a by which each gain is smaller than the one before.
+    """
+    falling = jnp.where(slowness < 1, gain * slowness / (1 - slowness), jnp.inf)
+    # Two gains of zero have no ratio.
+    return jnp.where(gain > 0, falling, 0)

@@ -12,10 +12,11 @@ from sklearn.utils.validation import check_is_fitted
 
 from .. import _checks
 from .._data import Data
+from .._fit.em import EMFitter
 from .._mixture import GaussianMixture as Mixture
 from ._convert import fitted_parameters
 from ._estimator import GaussianMixture, warn
-from ._fit import SklearnEM, double_precision, run
+from ._fit import double_precision, run
 from ._report import Report
 from ._rows import checked, measured, rough
 
@@ -161,7 +162,7 @@ class GaussianMixtureClassifier(ClassifierMixin, BaseEstimator):
                 self.covariance_type, weights=counts, reg_covar=floor,
             )  # fmt: skip
             if isinstance(rows, Data):
-                fitter = self.fitter or SklearnEM(self.tol, self.max_iter, floor)
+                fitter = self.fitter or EMFitter(self.tol, self.max_iter, floor, look_ahead=False)
                 report = Report(0, 1)
                 report.begin(0)
                 outcome = run(fitter, gmm, rows, counts, None, report, lambda state: False)

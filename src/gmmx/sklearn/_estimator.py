@@ -19,6 +19,7 @@ from .. import _checks
 from .._covariance import structure_named
 from .._data import Data, check_rows
 from .._fit.base import AbstractFitter
+from .._fit.em import EMFitter
 from .._fit.state import FitState
 from .._fit.status import Status
 from .._fit.stepwise import StepwiseEM, StepwiseState
@@ -31,7 +32,7 @@ from ._convert import (
     fitted_parameters,
     to_sklearn,
 )
-from ._fit import Outcome, SklearnEM, double_precision, run
+from ._fit import Outcome, double_precision, run
 from ._report import Report
 from ._rows import Rows, checked, measured, rough
 from ._start import Given, check_defined, start
@@ -309,7 +310,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             return Outcome(gmm, [], False, None)
         fitter, key = self.fitter, None
         if fitter is None:
-            fitter = SklearnEM(self.tol, self.max_iter, np.full(rows.shape[1], self.reg_covar))
+            floor = np.full(rows.shape[1], self.reg_covar)
+            fitter = EMFitter(self.tol, self.max_iter, floor, look_ahead=False)
         else:
             # Not for EM, which draws nothing: scikit-learn's sequence of draws stays the same.
             key = jax.random.key(random.randint(_MAX_SEED))

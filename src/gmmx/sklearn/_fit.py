@@ -8,10 +8,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Float, PRNGKeyArray
 
 from .._fit.base import AbstractFitter
-from .._fit.em import EMFitter
 from .._fit.result import FitError, FitWarning
 from .._fit.state import FitState
 from .._fit.status import Status
@@ -26,13 +25,6 @@ def double_precision() -> Any:
     # In `jax.experimental` before JAX 0.8.
     place: Any = jax if hasattr(jax, "enable_x64") else import_module("jax.experimental")
     return place.enable_x64(True)
-
-
-class SklearnEM(EMFitter):
-    """EM that ends as scikit-learn's does: by the last gain alone."""
-
-    def left(self, gain: Float[Array, ""], slowness: Float[Array, ""]) -> Float[Array, ""]:
-        return gain
 
 
 @dataclasses.dataclass(frozen=True)
