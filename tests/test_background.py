@@ -116,6 +116,7 @@ def test_a_step_is_the_formulas(weighted):
         np.testing.assert_allclose(found.covariances[k], covariance, rtol=1e-8)
 
 
+@pytest.mark.filterwarnings("ignore:.*max_iter was reached:gmmx.FitWarning")
 @pytest.mark.parametrize("accelerate", [False, True])
 @pytest.mark.parametrize("kind", ["plain", "gaps", "noise", "labels"])
 def test_the_likelihood_never_falls(kind, accelerate):
