@@ -142,7 +142,7 @@ def pytest_collection_modifyitems(config, items):
 # Compiling is most of the time of all others.
 COMPILED_WELL = {
     "test_bad_input", "test_checkpoint", "test_em", "test_fit", "test_float32", "test_gradient",
-    "test_hang", "test_sharding", "test_squarem",
+    "test_hang", "test_raw", "test_sharding", "test_squarem",
 }  # fmt: skip
 
 
