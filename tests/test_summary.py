@@ -193,7 +193,7 @@ def test_a_selection():
     "settings",
     [
         "EMFitter()",
-        "EMFitter(tol=1e-05)",
+        "EMFitter(tol=0.0001)",
         "EMFitter(max_iter=7, reg_covar=0.0)",
         "EMFitter(frozen='means')",
         "EMFitter(frozen=('means', 'weights'))",
