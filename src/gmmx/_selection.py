@@ -42,6 +42,11 @@ class Candidate:
         return self.gmm.structure.n_latent
 
     @property
+    def structure(self) -> str:
+        """The name of the structure, with its rank if it has one"""
+        return self.covariance_type + ("" if self.rank is None else f" of rank {self.rank}")
+
+    @property
     def n_iter(self) -> int:
         """How many steps were made"""
         return int(self.result.n_iter)
@@ -141,9 +146,9 @@ class Selection:
 
     def table(self) -> _summary.Summary:
         """The criterion of all fits, with a column for each structure; then the best three."""
-        structures = list(dict.fromkeys(c.covariance_type for c in self.candidates))
+        structures = list(dict.fromkeys(c.structure for c in self.candidates))
         sizes = list(dict.fromkeys(c.n_components for c in self.candidates))
-        values = {(c.n_components, c.covariance_type): self._value(c) for c in self.candidates}
+        values = {(c.n_components, c.structure): self._value(c) for c in self.candidates}
         cells = [[values.get((k, name), math.nan) for name in structures] for k in sizes]
         best = [(_name(candidate), self._value(candidate)) for candidate in self.top()]
         return _summary.of_criterion(self.criterion, structures, sizes, cells, best)
@@ -164,10 +169,9 @@ class Selection:
         return self._shown()._repr_html_()
 
     def _shown(self) -> _summary.Summary:
-        one = len({candidate.covariance_type for candidate in self.candidates}) == 1
+        one = len({candidate.structure for candidate in self.candidates}) == 1
         return self.summary() if one else self.table()
 
 
 def _name(candidate: Candidate) -> str:
-    rank = "" if candidate.rank is None else f" of rank {candidate.rank}"
-    return f"{candidate.covariance_type}{rank} with {candidate.n_components} components"
+    return f"{candidate.structure} with {candidate.n_components} components"

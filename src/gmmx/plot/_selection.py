@@ -1,5 +1,7 @@
 """The criterion of a selection, as curves."""
 
+import dataclasses
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
@@ -8,6 +10,7 @@ from .._selection import CRITERIA, Selection
 from . import _parts
 
 _MARKERS = "osD^vPXp"
+_MOST_INSIDE = 6
 _LABELS = {
     "bic": "BIC",
     "icl": "ICL",
@@ -38,10 +41,9 @@ def selection(
     ax = _parts.new_axes(ax)
     _parts.check_linear(ax, "y")
     rows = selection.candidates
-    for i, name in enumerate(dict.fromkeys(c.covariance_type for c in rows)):
-        curve = sorted(
-            (c.n_components, getattr(c, criterion)) for c in rows if c.covariance_type == name
-        )
+    names = dict.fromkeys(c.structure for c in rows)
+    for i, name in enumerate(names):
+        curve = sorted((c.n_components, getattr(c, criterion)) for c in rows if c.structure == name)
         k, value = (np.array(column, np.float64) for column in zip(*curve, strict=True))
         colour, failed = _parts.colour(i), np.isnan(value)
         ax.plot(k, value, c=colour, marker=_MARKERS[i % len(_MARKERS)], ms=5, lw=1.5, label=name)
@@ -50,15 +52,15 @@ def selection(
                 k[failed], np.full(failed.sum(), 0.02 + 0.035 * i), "x", c=colour, ms=7, mew=2,
                 clip_on=False, transform=ax.get_xaxis_transform(),
             )  # fmt: skip
-    values = np.array([getattr(c, criterion) for c in rows])
-    if not np.isnan(values).all():
-        best = rows[int(np.nanargmax(CRITERIA[criterion] * values))]
+    for best in dataclasses.replace(selection, criterion=criterion).top(1):
         ax.plot(
             best.n_components, getattr(best, criterion), "o", ms=14, mfc="none", mec=_parts.ink(ax),
-            mew=1.4, label=f"best: {best.covariance_type}, {best.n_components}",
+            mew=1.4, label=f"best: {best.structure}, {best.n_components}",
         )  # fmt: skip
     sense = "smaller" if CRITERIA[criterion] < 0 else "larger"
     ax.set(xlabel="components", ylabel=f"{_LABELS[criterion]} ({sense} is better)")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.legend(frameon=False, fontsize="small")
+    # Many curves leave no room between them.
+    aside = {"loc": "center left", "bbox_to_anchor": (1, 0.5)} if len(names) > _MOST_INSIDE else {}
+    ax.legend(frameon=False, fontsize="small", **aside)
     return ax
