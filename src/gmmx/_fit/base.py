@@ -144,6 +144,18 @@ class AbstractFitter(eqx.Module):
         accurate, `way` is raised by one, and the step is repeated.
         """
 
+    def moved(
+        self, state: FitState, data: PyTree, weights: Float[Array, " n"] | None, ladder: Ladder
+    ) -> FitState:
+        """The state whose model is evaluated next: the start itself, then what `update` makes."""
+        moved = jax.lax.cond(
+            state.n_iter < 0,
+            lambda state: state,
+            lambda state: self.update(state, data, weights, ladder),
+            state,
+        )
+        return dataclasses.replace(moved, n_iter=state.n_iter + 1)
+
     def summarised(self, summary: Summary, gmm: AbstractMixture, ladder: Ladder) -> PyTree:
         """What the other methods get as data, for rows that come in blocks.
 
@@ -318,14 +330,7 @@ def _advance(
 
     def step(carry: tuple[FitState, Array]) -> tuple[FitState, Array]:
         before, history = carry
-        # The start itself is evaluated first.
-        moved = jax.lax.cond(
-            before.n_iter < 0,
-            lambda state: state,
-            lambda state: fitter.update(state, data, weights, ladder),
-            before,
-        )
-        moved = dataclasses.replace(moved, n_iter=before.n_iter + 1)
+        moved = fitter.moved(before, data, weights, ladder)
         after = fitter.evaluate(moved, data, weights, ladder)
         if ladder.may_fail:
             # Not accurate: as it was, in a slower way.

@@ -51,13 +51,7 @@ def _open(fitter, summary, gmm, key, ladder) -> tuple[PyTree, FitState]:
 @Program
 def _move(fitter, state, data, ladder) -> tuple[FitState, PyTree, Array]:
     """The model to evaluate next, what is asked of the rows, and the sizes of the ways."""
-    moved = jax.lax.cond(
-        state.n_iter < 0,
-        lambda state: state,
-        lambda state: fitter.update(state, data, None, ladder),
-        state,
-    )
-    moved = dataclasses.replace(moved, n_iter=state.n_iter + 1)
+    moved = fitter.moved(state, data, None, ladder)
     asked = fitter.asked(moved, data)
     return moved, asked, fitter.sizes(data, asked, ladder)
 
